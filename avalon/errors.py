@@ -1,0 +1,58 @@
+"""Every error class of the library. Messages open with the operation in brackets, then say the
+shapes or values at hand, the relation that was expected, and what to write instead.
+
+Each class derives from the built-in error that PyTorch raises in its place, so that `except
+RuntimeError` in moved code keeps working.
+"""
+
+from __future__ import annotations
+
+
+class AvalonError(Exception):
+    """Base of the library's own errors."""
+
+
+class ShapeError(AvalonError, RuntimeError):
+    """Operand shapes do not fit the operation.
+
+    Fails: `av.ones(2, 3) @ av.ones(2, 3)`. Works: `av.ones(2, 3) @ av.ones(2, 3).T`.
+    """
+
+
+class DTypeError(AvalonError, RuntimeError):
+    """Operand element types do not fit the operation.
+
+    Fails: `nn.Linear(2, 2)(av.ones(1, 2, dtype=av.int64))`. Works: the same with `.float()`.
+    """
+
+
+class DeviceError(AvalonError, RuntimeError):
+    """Operands live on different devices, or a device does not exist here."""
+
+
+class IndexOutOfRange(AvalonError, IndexError):
+    """An index or a class label lies outside the axis it points into."""
+
+
+class AutogradError(AvalonError, RuntimeError):
+    """A gradient was asked for that cannot be had: no history, freed history, a leaf written in place."""
+
+
+class TraceError(AvalonError, RuntimeError):
+    """A traced tensor was used where Python needs its value, or a compiled step changed the world."""
+
+
+class DeclarationError(AvalonError, TypeError):
+    """A primitive was declared incompletely or twice."""
+
+
+class GraphError(AvalonError, ValueError):
+    """A graph violates its law: a use before the definition, a shape that its rule does not give."""
+
+
+class DataError(AvalonError, ValueError):
+    """A data file is missing, truncated or of another format."""
+
+
+class CheckpointError(AvalonError, ValueError):
+    """A checkpoint is missing, damaged or of another model."""

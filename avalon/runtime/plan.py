@@ -1,0 +1,100 @@
+"""What a program is made of before it is loaded: buffers, kernels, launches, in plain data.
+
+Comes in: the compiler builds a `Plan`. Goes out: the runtime loads it; the cache writes it to disk.
+Guaranteed: a plan holds no Python object of the session (numbers, strings and bytes only), so that it
+can be stored; launches are in an order in which they can run.
+
+Kernel ABI: `void symbol(ptr slots, i64 begin, i64 end, ptr scratch)`. `slots` points to 8-byte slots,
+one per argument of the launch, in order: a buffer's address, a scalar's bits (integers sign-extended to
+64 bits, floats in the low bits at their own width), or an integer. The kernel does the units
+[begin, end) of the launch's `work`; the runtime cuts [0, work) into chunks and gives them to threads.
+`scratch` is that thread's private memory of `Kernel.scratch` bytes, 64-byte aligned. A kernel that
+checks its data (indices, labels) has a `status` argument: the address of two int64 words, the number of
+the failed check plus one (0 means none) and the offending value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One native function: its symbol, its LLVM text, and the private memory that a thread needs."""
+
+    symbol: str
+    text: str
+    scratch: int = 0
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What a slot holds: kind "buffer" (value: buffer number), "scalar" (value: input position),
+    "integer" (value: the number itself), or "status" (value: unused).
+    """
+
+    kind: str
+    value: int
+    written: bool = False
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel applied to arguments. `flops` and `bytes` are estimates for cutting and printing."""
+
+    kernel: str  # symbol
+    arguments: tuple[Argument, ...]
+    work: int  # number of parallel units; 1 runs on one thread
+    flops: int = 0
+    bytes: int = 0
+    note: str = ""  # what it computes, in the names of the graph
+    source: str = ""  # the user's "file:line" it came from
+
+
+@dataclass(frozen=True)
+class BufferSpec:
+    """A buffer of a program. `role`: "input" or "output" (position says which), "temporary" (lives
+    from its first to its last launch in the arena) or "constant" (holds `data`).
+    """
+
+    nbytes: int
+    dtype: str
+    shape: tuple[int, ...]
+    role: str
+    position: int = -1
+    data: bytes = b""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """An input of a program: a buffer, or a scalar handed over as a Python number."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    scalar: bool
+    buffer: int = -1  # buffer number, for inputs that are not scalars
+
+
+@dataclass(frozen=True)
+class CheckSpec:
+    """A check inside a program: its message (with `{value}`) and the user's line it came from."""
+
+    message: str
+    source: str
+
+
+@dataclass
+class Plan:
+    """A whole program."""
+
+    name: str
+    tier: str  # "cold", "hot" or "plain"
+    inputs: list[InputSpec] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)  # buffer numbers
+    buffers: list[BufferSpec] = field(default_factory=list)
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+    launches: list[Launch] = field(default_factory=list)
+    checks: list[CheckSpec] = field(default_factory=list)
+    # (output position, input position): the output may be computed in the input's memory when the
+    # caller holds the only reference to it
+    donations: list[tuple[int, int]] = field(default_factory=list)

@@ -1,0 +1,58 @@
+"""Settings of the library: one object, read from the environment once, at most twelve fields.
+
+Goes out: `settings`, whose fields may be assigned. Guaranteed: no field changes the bits of a result;
+`flush_denormals` is the one exception, and is off.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def _threads() -> int:
+    asked = os.environ.get("AVALON_NUM_THREADS")
+    if asked:
+        return max(1, int(asked))
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1
+
+
+def _cache() -> Path:
+    asked = os.environ.get("AVALON_CACHE")
+    if asked:
+        return Path(asked)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "avalon"
+
+
+@dataclass
+class Settings:
+    """The library's settings.
+
+    Attributes:
+        threads: number of threads that run a program.
+        cache: folder for kernels and programs; `AVALON_CACHE` in the environment sets it.
+        cache_bytes: size at which the oldest files of the cache folder are removed.
+        tier: "auto" (cold at first sight, hot from the second), "cold", "hot" or "plain" (one kernel
+            a call, no fusion, no passes: the schedule that judges the others).
+        target: a feature set to generate code for, such as "avx2"; "" means this machine's.
+        pending_calls: bound on recorded calls that wait to run.
+        pending_bytes: bound on the bytes that waiting calls keep alive.
+        flush_denormals: treat denormal numbers as zero (off: IEEE arithmetic).
+    """
+
+    threads: int = field(default_factory=_threads)
+    cache: Path = field(default_factory=_cache)
+    cache_bytes: int = 512 << 20
+    tier: str = field(default_factory=lambda: os.environ.get("AVALON_TIER", "auto"))
+    target: str = field(default_factory=lambda: os.environ.get("AVALON_TARGET", ""))
+    pending_calls: int = 20_000
+    pending_bytes: int = 1 << 30
+    flush_denormals: bool = False
+
+
+settings = Settings()
