@@ -1,0 +1,748 @@
+"""The text of one LLVM function, written instruction by instruction: values, memory, loops, branches.
+
+Comes in: calls that name an instruction and its operands. Goes out: the function's text. Guaranteed:
+index arithmetic on known numbers is done in Python; an instruction that was already written for the
+same operands is written once; an instruction without side effects stands in front of the loops that
+do not change its operands. LLVM's own passes therefore have nothing left to do, and are not run.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from avalon import dtype as dtypes
+from avalon.codegen.target import Target
+from avalon.dtype import DType
+
+Number = int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A scalar (`lanes` 1) or vector in a register. `name` is its LLVM text; `number` the Python number
+    that all its lanes are known to equal, if any. 16-bit floats are held as their bits.
+    """
+
+    name: str
+    dtype: DType
+    lanes: int = 1
+    number: Number | None = None
+    depth: int = 0  # regions around the instruction that made it
+
+    @property
+    def type(self) -> str:
+        return type_text(self.dtype, self.lanes)
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """An address in a register."""
+
+    name: str
+    depth: int = 0
+
+
+Index = Value | int
+
+
+@dataclass(slots=True)
+class Region:
+    """A stretch of code with one entry: the function, a loop's body or a branch's. `body` takes new
+    instructions; while an inner loop is open it is the place just in front of that loop.
+    """
+
+    is_loop: bool
+    body: list[str]
+    seen: dict[str, Value | Pointer] = field(default_factory=dict)
+
+
+class Loop:
+    """An open loop. `index` counts; `values` are the carried values of this round; `next` hands over
+    those of the following round; after the loop `results` holds the last.
+    """
+
+    def __init__(self, index: Value, values: tuple[Value, ...]) -> None:
+        self.index = index
+        self.values = values
+        self.results = values
+
+    def next(self, *values: Value) -> None:
+        """Hand over the carried values for the next round."""
+        if len(values) != len(self.values):
+            raise ValueError(f"[loop] carries {len(self.values)} values, not {len(values)}")
+        self.results = values
+
+
+class WhileLoop(Loop):
+    """An open loop without a counter; `check` must be called once, in front of the body."""
+
+    def __init__(self, index: Value, values: tuple[Value, ...], builder: Builder) -> None:
+        super().__init__(index, values)
+        self._builder = builder
+        self.exit = builder.label("exit")
+
+    def check(self, condition: Value) -> None:
+        """Go on only while `condition` (a scalar bool) is true."""
+        self._builder.leave_unless(condition, self.exit)
+
+
+_BITS = {1: "i8", 2: "i16", 4: "i32", 8: "i64"}
+
+
+def type_text(dtype: DType, lanes: int = 1) -> str:
+    """LLVM's type of a value in registers.
+
+    >>> type_text(dtypes.float32, 16)
+    '<16 x float>'
+    """
+    if dtype is dtypes.float32:
+        scalar = "float"
+    elif dtype is dtypes.float64:
+        scalar = "double"
+    elif dtype is dtypes.bool_:
+        scalar = "i1"
+    elif dtype.is_complex:
+        raise TypeError(f"[emit] no kernel computes with {dtype.name}; compute with its two parts")
+    else:
+        scalar = _BITS[dtype.itemsize]
+    return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
+
+
+def memory_type(dtype: DType, lanes: int = 1) -> str:
+    """LLVM's type of a value in memory: bool takes a byte."""
+    return type_text(dtypes.uint8 if dtype is dtypes.bool_ else dtype, lanes)
+
+
+def suffix(dtype: DType, lanes: int = 1) -> str:
+    """The end of an intrinsic's name for this type, such as "v16f32"."""
+    letter = "f" if dtype in (dtypes.float32, dtypes.float64) else "i"
+    bits = 1 if dtype is dtypes.bool_ else 8 * dtype.itemsize
+    return f"{letter}{bits}" if lanes == 1 else f"v{lanes}{letter}{bits}"
+
+
+def bfloat16_bits(value: float) -> int:
+    """The bits of `value` rounded to bfloat16, to nearest even; every NaN becomes 0x7FC0."""
+    if value != value:
+        return 0x7FC0
+    bits = int(np_float32_bits(value))
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) & 0xFFFF
+
+
+def np_float32_bits(value: float) -> int:
+    """The bits of `value` rounded to float32; too large becomes infinite."""
+    try:
+        return int(struct.unpack("<I", struct.pack("<f", value))[0])
+    except OverflowError:
+        return 0x7F800000 if value > 0 else 0xFF800000
+
+
+def number_text(value: Number, dtype: DType) -> str:
+    """LLVM's text of a scalar constant, rounded or wrapped to `dtype`."""
+    if dtype is dtypes.bool_:
+        return "true" if value else "false"
+    if dtype is dtypes.float32:
+        bits = np_float32_bits(float(value))
+        single = struct.unpack("<f", struct.pack("<I", bits))[0]
+        return f"0x{struct.unpack('<Q', struct.pack('<d', single))[0]:016X}"
+    if dtype is dtypes.float64:
+        return f"0x{struct.unpack('<Q', struct.pack('<d', float(value)))[0]:016X}"
+    if dtype is dtypes.float16:
+        try:
+            return str(struct.unpack("<H", struct.pack("<e", float(value)))[0])
+        except OverflowError:
+            return str(0x7C00 if value > 0 else 0xFC00)
+    if dtype is dtypes.bfloat16:
+        return str(bfloat16_bits(float(value)))
+    return str(wrap(int(value), dtype))
+
+
+def wrap(value: int, dtype: DType) -> int:
+    """`value` modulo the size of the integer type, as the type reads it."""
+    bits = 8 * dtype.itemsize
+    value &= (1 << bits) - 1
+    if dtype.kind == "signed" and value >> (bits - 1):
+        value -= 1 << bits
+    return value
+
+
+# Every function that kernels may call: all become instructions on every target that gets them.
+_INTRINSICS = frozenset(
+    "fabs sqrt copysign abs smax smin umax umin ctlz cttz ctpop bswap fshl fshr "
+    "masked.load masked.store masked.gather masked.scatter prefetch "
+    "uadd.with.overflow umul.with.overflow assume".split()
+)
+_CALLED = re.compile(r"@([A-Za-z_.$][\w.$]*)\(")
+
+
+def allowed_intrinsics(target: Target) -> frozenset[str]:
+    """Names (between "llvm." and the type) that become plain instructions on `target`."""
+    allowed = set(_INTRINSICS)
+    if target.has_fma:
+        allowed.add("fma")
+    if target.has_rounding:
+        allowed.update(("floor", "ceil", "trunc", "roundeven"))
+    return frozenset(allowed)
+
+
+def verify_text(text: str, target: Target) -> None:
+    """Refuse a kernel that would import a symbol or that LLVM cannot select; LLVM would abort.
+
+    Raises:
+        ValueError: naming the first function called that is not on the target's list.
+    """
+    allowed = allowed_intrinsics(target)
+    for line in text.splitlines():
+        if " call " not in line and not line.lstrip().startswith("call "):
+            continue
+        for name in _CALLED.findall(line):
+            parts = name.removeprefix("llvm.").split(".")
+            stem = ".".join(p for p in parts if not re.fullmatch(r"(v\d+)?[if]\d+|v\d+p0|p0", p))
+            if not name.startswith("llvm.") or stem not in allowed:
+                raise ValueError(f"[emit] kernels for {target.name} may not call {name}")
+
+
+class Builder:
+    """Writes `void symbol(ptr slots, i64 begin, i64 end, ptr scratch)`.
+
+    Attributes:
+        begin, end: the units of work to do, int64 scalars.
+        scratch: this thread's private memory.
+    """
+
+    def __init__(self, symbol: str, target: Target) -> None:
+        self.symbol = symbol
+        self.target = target
+        self.begin = Value("%begin", dtypes.int64)
+        self.end = Value("%end", dtypes.int64)
+        self.scratch = Pointer("%scratch")
+        self._counter = 0
+        self._declared: set[str] = set()
+        self._slots: dict[object, Value | Pointer] = {}
+        # The slots are read first, whatever loop is open when a kernel first asks for one.
+        self._prologue: list[str] = []
+        first: list[str] = []
+        self._sequence: list[list[str]] = [self._prologue, first]
+        self._regions = [Region(False, first)]
+        self._block = "entry"
+
+    # Instructions
+
+    @property
+    def depth(self) -> int:
+        return len(self._regions) - 1
+
+    def label(self, stem: str) -> str:
+        """A new label."""
+        self._counter += 1
+        return f"{stem}{self._counter}"
+
+    def write(self, line: str) -> None:
+        """Append an instruction that must stay where it is."""
+        self._regions[-1].body.append(line)
+
+    def pure(
+        self, dtype: DType, lanes: int, text: str, *operands: Value | Pointer
+    ) -> Value:
+        """An instruction without side effects; reused if it was written before, put in front of the
+        loops that leave its operands alone.
+        """
+        depth = self._home(operands)
+        for region in self._regions[: depth + 1]:
+            known = region.seen.get(text)
+            if isinstance(known, Value) and known.dtype is dtype:
+                return known
+        self._counter += 1
+        value = Value(f"%v{self._counter}", dtype, lanes, None, depth)
+        region = self._regions[depth]
+        region.body.append(f"%v{self._counter} = {text}")
+        region.seen[text] = value
+        return value
+
+    def _home(self, operands: Sequence[Value | Pointer]) -> int:
+        """The outermost depth at which an instruction on `operands` may stand."""
+        wanted = max((operand.depth for operand in operands), default=0)
+        depth = self.depth
+        while depth > wanted and self._regions[depth].is_loop:
+            depth -= 1
+        return depth
+
+    def _effect(self, dtype: DType, lanes: int, text: str) -> Value:
+        """An instruction that reads memory: stays in its place, is never reused."""
+        self._counter += 1
+        self.write(f"%v{self._counter} = {text}")
+        return Value(f"%v{self._counter}", dtype, lanes, None, self.depth)
+
+    def intrinsic(
+        self, name: str, dtype: DType, lanes: int, *operands: Value, overload: str = ""
+    ) -> Value:
+        """Call a pure intrinsic whose result and first operand have the same type."""
+        full = f"llvm.{name}.{overload or suffix(dtype, lanes)}"
+        result = type_text(dtype, lanes)
+        types = ", ".join(operand.type for operand in operands)
+        self._declared.add(f"declare {result} @{full}({types})")
+        arguments = ", ".join(f"{operand.type} {operand.name}" for operand in operands)
+        return self.pure(dtype, lanes, f"call {result} @{full}({arguments})", *operands)
+
+    # Constants and function arguments
+
+    def constant(self, value: Number, dtype: DType, lanes: int = 1) -> Value:
+        """A known number in every lane."""
+        text = number_text(value, dtype)
+        if lanes > 1:
+            text = f"splat ({type_text(dtype)} {text})"
+        if dtype.is_integer:
+            value = wrap(int(value), dtype)
+        return Value(text, dtype, lanes, value)
+
+    def constants(self, values: Sequence[Number], dtype: DType) -> Value:
+        """A vector of known numbers, one a lane."""
+        scalar = type_text(dtype)
+        text = ", ".join(f"{scalar} {number_text(value, dtype)}" for value in values)
+        return Value(f"<{text}>", dtype, len(values))
+
+    def iota(self, lanes: int, dtype: DType = dtypes.int64) -> Value:
+        """The vector 0, 1, 2, ..."""
+        if lanes == 1:
+            return self.constant(0, dtype)
+        return self.constants(range(lanes), dtype)
+
+    def index(self, value: Index) -> Value:
+        """An int64 scalar from a Python number or a value."""
+        return self.constant(value, dtypes.int64) if isinstance(value, int) else value
+
+    def _slot(self, position: int, type_: str) -> str:
+        number = len(self._slots)
+        self._prologue.append(f"%slot{number}p = getelementptr i8, ptr %slots, i64 {8 * position}")
+        self._prologue.append(f"%slot{number} = load {type_}, ptr %slot{number}p, align 8")
+        return f"%slot{number}"
+
+    def pointer(self, slot: int) -> Pointer:
+        """The address in a slot."""
+        if slot not in self._slots:
+            self._slots[slot] = Pointer(self._slot(slot, "ptr"))
+        found = self._slots[slot]
+        assert isinstance(found, Pointer)
+        return found
+
+    def scalar(self, slot: int, dtype: DType) -> Value:
+        """The scalar in a slot."""
+        key = (slot, dtype.name)
+        if key not in self._slots:
+            name = self._slot(slot, memory_type(dtype))
+            if dtype is dtypes.bool_:
+                self._prologue.append(f"{name}b = trunc i8 {name} to i1")
+                name += "b"
+            self._slots[key] = Value(name, dtype)
+        found = self._slots[key]
+        assert isinstance(found, Value)
+        return found
+
+    def integer(self, slot: int) -> Value:
+        """The int64 in a slot."""
+        return self.scalar(slot, dtypes.int64)
+
+    # Vectors
+
+    def broadcast(self, value: Value, lanes: int) -> Value:
+        """A scalar in every lane."""
+        if lanes == value.lanes:
+            return value
+        if value.lanes != 1:
+            raise ValueError(f"[broadcast] {value.lanes} lanes do not spread to {lanes}")
+        if value.number is not None:
+            return self.constant(value.number, value.dtype, lanes)
+        type_ = type_text(value.dtype, lanes)
+        one = self.pure(
+            value.dtype, lanes, f"insertelement {type_} poison, {value.type} {value.name}, i64 0", value
+        )
+        return self.pure(
+            value.dtype, lanes,
+            f"shufflevector {type_} {one.name}, {type_} poison, <{lanes} x i32> zeroinitializer", one,
+        )  # fmt: skip
+
+    def extract(self, vector: Value, lane: Index) -> Value:
+        """One lane as a scalar."""
+        if vector.lanes == 1:
+            return vector
+        if vector.number is not None:
+            return self.constant(vector.number, vector.dtype)
+        lane = self.index(lane)
+        return self.pure(
+            vector.dtype, 1, f"extractelement {vector.type} {vector.name}, i64 {lane.name}", vector, lane
+        )
+
+    def insert(self, vector: Value, value: Value, lane: Index) -> Value:
+        """The vector with one lane replaced."""
+        lane = self.index(lane)
+        return self.pure(
+            vector.dtype, vector.lanes,
+            f"insertelement {vector.type} {vector.name}, {value.type} {value.name}, i64 {lane.name}",
+            vector, value, lane,
+        )  # fmt: skip
+
+    def shuffle(self, first: Value, second: Value | None, lanes: Sequence[int]) -> Value:
+        """Lanes picked from `first` and, counted on, from `second`; a single lane comes as a scalar."""
+        if len(lanes) == 1:
+            source = first if lanes[0] < first.lanes or second is None else second
+            return self.extract(source, lanes[0] % first.lanes)
+        other = f"{first.type} {second.name}" if second is not None else f"{first.type} poison"
+        operands = (first,) if second is None else (first, second)
+        picked = ", ".join(f"i32 {lane}" for lane in lanes)
+        return self.pure(
+            first.dtype, len(lanes),
+            f"shufflevector {first.type} {first.name}, {other}, <{len(lanes)} x i32> <{picked}>",
+            *operands,
+        )  # fmt: skip
+
+    def join(self, first: Value, second: Value) -> Value:
+        """The lanes of `first`, then those of `second` (as many)."""
+        if first.lanes == 1:
+            vector = self.insert(Value("poison", first.dtype, 2), first, 0)
+            return self.insert(vector, second, 1)
+        return self.shuffle(first, second, range(2 * first.lanes))
+
+    def halves(self, vector: Value) -> tuple[Value, Value]:
+        """The lower and the upper half of a vector."""
+        half = vector.lanes // 2
+        return (
+            self.shuffle(vector, None, range(half)),
+            self.shuffle(vector, None, range(half, vector.lanes)),
+        )
+
+    def transpose(self, rows: Sequence[Value]) -> list[Value]:
+        """Turn n vectors of n lanes (n a power of two) into their columns."""
+        lanes = rows[0].lanes
+        if len(rows) != lanes or lanes & (lanes - 1):
+            raise ValueError(f"[transpose] {len(rows)} vectors of {lanes} lanes are no square tile")
+        current, distance = list(rows), 1
+        while distance < lanes:
+            low = [
+                lane if not lane & distance else lane - distance + lanes for lane in range(lanes)
+            ]
+            high = [lane + distance if not lane & distance else lane + lanes for lane in range(lanes)]
+            for row in range(lanes):
+                if row & distance:
+                    continue
+                a, b = current[row], current[row + distance]
+                current[row] = self.shuffle(a, b, low)
+                current[row + distance] = self.shuffle(a, b, high)
+            distance *= 2
+        return current
+
+    # Memory
+
+    def offset(self, pointer: Pointer, index: Index, dtype: DType = dtypes.uint8) -> Pointer:
+        """The address `index` elements of `dtype` further on."""
+        index = self.index(index)
+        if index.number == 0:
+            return pointer
+        text = (
+            f"getelementptr inbounds {memory_type(dtype)}, ptr {pointer.name}, i64 {index.name}"
+        )
+        depth = self._home((pointer, index))
+        for region in self._regions[: depth + 1]:
+            known = region.seen.get(text)
+            if isinstance(known, Pointer):
+                return known
+        self._counter += 1
+        found = Pointer(f"%v{self._counter}", depth)
+        self._regions[depth].body.append(f"{found.name} = {text}")
+        self._regions[depth].seen[text] = found
+        return found
+
+    def load(
+        self,
+        pointer: Pointer,
+        index: Index,
+        dtype: DType,
+        lanes: int = 1,
+        mask: Value | None = None,
+        align: int = 0,
+    ) -> Value:
+        """Read `lanes` neighbouring elements from element `index` on; lanes off in `mask` read as 0."""
+        address = self.offset(pointer, index, dtype)
+        memory = memory_type(dtype, lanes)
+        held = dtypes.uint8 if dtype is dtypes.bool_ else dtype
+        align = align or dtype.itemsize
+        if mask is None:
+            value = self._effect(held, lanes, f"load {memory}, ptr {address.name}, align {align}")
+        elif lanes == 1:
+            with self.if_(mask, carried=(self.constant(0, dtype),)) as branch:
+                branch.next(self.load(pointer, index, dtype, align=align))
+            return branch.results[0]
+        else:
+            name = f"llvm.masked.load.{suffix(held, lanes)}.p0"
+            self._declared.add(f"declare {memory} @{name}(ptr, i32, {mask.type}, {memory})")
+            value = self._effect(
+                held, lanes,
+                f"call {memory} @{name}(ptr {address.name}, i32 {align}, {mask.type} {mask.name}, "
+                f"{memory} zeroinitializer)",
+            )  # fmt: skip
+        return self._from_byte(value) if dtype is dtypes.bool_ else value
+
+    def store(
+        self,
+        pointer: Pointer,
+        index: Index,
+        value: Value,
+        mask: Value | None = None,
+        align: int = 0,
+    ) -> None:
+        """Write the lanes of `value` from element `index` on, but for those off in `mask`."""
+        align = align or value.dtype.itemsize
+        address = self.offset(pointer, index, value.dtype)
+        if value.dtype is dtypes.bool_:
+            value = self._to_byte(value)
+        memory = value.type
+        if mask is None:
+            self.write(f"store {memory} {value.name}, ptr {address.name}, align {align}")
+        elif value.lanes == 1:
+            with self.if_(mask):
+                self.write(f"store {memory} {value.name}, ptr {address.name}, align {align}")
+        else:
+            name = f"llvm.masked.store.{suffix(value.dtype, value.lanes)}.p0"
+            self._declared.add(f"declare void @{name}({memory}, ptr, i32, {mask.type})")
+            self.write(
+                f"call void @{name}({memory} {value.name}, ptr {address.name}, i32 {align}, "
+                f"{mask.type} {mask.name})"
+            )
+
+    def gather(
+        self, pointer: Pointer, index: Value, dtype: DType, mask: Value | None = None
+    ) -> Value:
+        """Read the elements at the int64 (or int32) positions in the lanes of `index`."""
+        lanes = index.lanes
+        if lanes == 1:
+            return self.load(pointer, index, dtype, mask=mask)
+        addresses = self._addresses(pointer, index, dtype)
+        held = dtypes.uint8 if dtype is dtypes.bool_ else dtype
+        memory = memory_type(dtype, lanes)
+        mask = mask if mask is not None else self.constant(True, dtypes.bool_, lanes)
+        name = f"llvm.masked.gather.{suffix(held, lanes)}.v{lanes}p0"
+        pointers = f"<{lanes} x ptr>"
+        self._declared.add(f"declare {memory} @{name}({pointers}, i32, {mask.type}, {memory})")
+        value = self._effect(
+            held, lanes,
+            f"call {memory} @{name}({pointers} {addresses}, i32 {dtype.itemsize}, "
+            f"{mask.type} {mask.name}, {memory} zeroinitializer)",
+        )  # fmt: skip
+        return self._from_byte(value) if dtype is dtypes.bool_ else value
+
+    def scatter(
+        self, pointer: Pointer, index: Value, value: Value, mask: Value | None = None
+    ) -> None:
+        """Write each lane to its position; of lanes with one position the last one stays."""
+        lanes = index.lanes
+        if lanes == 1:
+            self.store(pointer, index, value, mask)
+            return
+        addresses = self._addresses(pointer, index, value.dtype)
+        itemsize = value.dtype.itemsize
+        if value.dtype is dtypes.bool_:
+            value = self._to_byte(value)
+        mask = mask if mask is not None else self.constant(True, dtypes.bool_, lanes)
+        name = f"llvm.masked.scatter.{suffix(value.dtype, lanes)}.v{lanes}p0"
+        pointers = f"<{lanes} x ptr>"
+        self._declared.add(f"declare void @{name}({value.type}, {pointers}, i32, {mask.type})")
+        self.write(
+            f"call void @{name}({value.type} {value.name}, {pointers} {addresses}, i32 {itemsize}, "
+            f"{mask.type} {mask.name})"
+        )
+
+    def _addresses(self, pointer: Pointer, index: Value, dtype: DType) -> str:
+        text = (
+            f"getelementptr inbounds {memory_type(dtype)}, ptr {pointer.name}, "
+            f"{index.type} {index.name}"
+        )
+        return self.pure(dtypes.int64, index.lanes, text, pointer, index).name
+
+    def _from_byte(self, value: Value) -> Value:
+        zero = "0" if value.lanes == 1 else "zeroinitializer"
+        return self.pure(
+            dtypes.bool_, value.lanes, f"icmp ne {value.type} {value.name}, {zero}", value
+        )
+
+    def _to_byte(self, value: Value) -> Value:
+        byte = type_text(dtypes.uint8, value.lanes)
+        return self.pure(
+            dtypes.uint8, value.lanes, f"zext {value.type} {value.name} to {byte}", value
+        )
+
+    def prefetch(self, pointer: Pointer, index: Index, dtype: DType) -> None:
+        """Ask for the cache line of an element that will be read soon."""
+        address = self.offset(pointer, index, dtype)
+        self._declared.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        self.write(f"call void @llvm.prefetch.p0(ptr {address.name}, i32 0, i32 3, i32 1)")
+
+    # Control flow
+
+    def _open(self, is_loop: bool) -> Region:
+        body: list[str] = []
+        self._sequence.append(body)
+        region = Region(is_loop, body)
+        self._regions.append(region)
+        return region
+
+    def _close(self, label: str, phis: Sequence[str]) -> None:
+        """Leave the innermost region; its parent goes on at `label`."""
+        self._regions.pop()
+        body = [f"{label}:", *phis]
+        self._sequence.append(body)
+        self._regions[-1].body = body
+        self._block = label
+
+    def _phi(self, value: Value, depth: int) -> tuple[Value, str]:
+        self._counter += 1
+        name = f"%v{self._counter}"
+        return Value(name, value.dtype, value.lanes, None, depth), f"{name} = phi {value.type}"
+
+    def _merge(
+        self, first: Sequence[Value], first_block: str, last: Sequence[Value], last_block: str
+    ) -> tuple[list[Value], list[str]]:
+        """Values that are `first` when control comes from one block and `last` from the other; they
+        belong to the region around the innermost one.
+        """
+        values, lines = [], []
+        for a, b in zip(first, last, strict=True):
+            value, head = self._phi(a, self.depth - 1)
+            values.append(value)
+            lines.append(f"{head} [{a.name}, %{first_block}], [{b.name}, %{last_block}]")
+        return values, lines
+
+    @contextmanager
+    def loop(
+        self,
+        start: Index,
+        stop: Index,
+        step: int = 1,
+        carried: Sequence[Value] = (),
+        nonempty: bool = False,
+    ) -> Iterator[Loop]:
+        """Count from `start` up to, without, `stop`. `nonempty` promises at least one round. A single
+        round known beforehand is written without a loop.
+
+        >>> with emit.loop(0, count, 16, carried=(zero,)) as loop:      # doctest: +SKIP
+        ...     x = emit.load(pointer, loop.index, float32, 16)
+        ...     loop.next(emit.add(loop.values[0], x))
+        >>> total = loop.results[0]                                     # doctest: +SKIP
+        """
+        start, stop, carried = self.index(start), self.index(stop), tuple(carried)
+        known = isinstance(start.number, int) and isinstance(stop.number, int)
+        rounds = -(-(int(stop.number or 0) - int(start.number or 0)) // step) if known else None
+        if rounds == 1:
+            loop = Loop(start, carried)
+            yield loop
+            return
+        head, after, outside = self.label("loop"), self.label("after"), self._block
+        guarded = not (nonempty or (rounds is not None and rounds > 0))
+        if guarded:
+            enter = self.pure(
+                dtypes.bool_, 1, f"icmp slt i64 {start.name}, {stop.name}", start, stop
+            )
+            jump = f"br i1 {enter.name}, label %{head}, label %{after}"
+        else:
+            jump = f"br label %{head}"
+        top = [jump, f"{head}:"]
+        self._sequence.append(top)
+        self._open(is_loop=True)
+        self._block = head
+        index, index_phi = self._phi(start, self.depth)
+        phis = [self._phi(value, self.depth) for value in carried]
+        loop = Loop(index, tuple(value for value, _ in phis))
+        yield loop
+        latch, results = self._block, loop.results
+        following, again = self.label("%next"), self.label("%again")
+        self.write(f"{following} = add nsw i64 {index.name}, {step}")
+        self.write(f"{again} = icmp slt i64 {following}, {stop.name}")
+        self.write(f"br i1 {again}, label %{head}, label %{after}")
+        top.append(f"{index_phi} [{start.name}, %{outside}], [{following}, %{latch}]")
+        for (_, phi), first, result in zip(phis, carried, results, strict=True):
+            top.append(f"{phi} [{first.name}, %{outside}], [{result.name}, %{latch}]")
+        if guarded:
+            merged, lines = self._merge(carried, outside, results, latch)
+        else:
+            merged, lines = [], []
+            for result in results:
+                value, phi = self._phi(result, self.depth - 1)
+                merged.append(value)
+                lines.append(f"{phi} [{result.name}, %{latch}]")
+        loop.results = tuple(merged)
+        self._close(after, lines)
+
+    @contextmanager
+    def while_(self, carried: Sequence[Value]) -> Iterator[WhileLoop]:
+        """Repeat while a condition holds. The body calls `loop.check(condition)` once, before all that
+        must not run in the last, incomplete round; `loop.results` are then the carried values.
+
+        >>> with emit.while_((low, high)) as loop:                      # doctest: +SKIP
+        ...     low, high = loop.values
+        ...     loop.check(emit.less(low, high))
+        ...     loop.next(emit.add(low, one), high)
+        """
+        head, outside, carried = self.label("while"), self._block, tuple(carried)
+        top = [f"br label %{head}", f"{head}:"]
+        self._sequence.append(top)
+        self._open(is_loop=True)
+        self._block = head
+        phis = [self._phi(value, self.depth) for value in carried]
+        values = tuple(value for value, _ in phis)
+        loop = WhileLoop(self.constant(0, dtypes.int64), values, self)
+        yield loop
+        for (_, phi), first, result in zip(phis, carried, loop.results, strict=True):
+            top.append(f"{phi} [{first.name}, %{outside}], [{result.name}, %{self._block}]")
+        self.write(f"br label %{head}")
+        outer = self.depth - 1
+        loop.results = tuple(Value(v.name, v.dtype, v.lanes, None, outer) for v in values)
+        self._close(loop.exit, [])
+
+    def leave_unless(self, condition: Value, exit_label: str) -> None:
+        """Jump to `exit_label` unless the scalar `condition` holds."""
+        body = self.label("body")
+        self.write(f"br i1 {condition.name}, label %{body}, label %{exit_label}")
+        self.write(f"{body}:")
+        self._block = body
+
+    @contextmanager
+    def if_(self, condition: Value, carried: Sequence[Value] = ()) -> Iterator[Loop]:
+        """Run the body only if the scalar `condition` holds. `next` hands over what `results` are then;
+        without it, or where the condition fails, they are `carried`.
+        """
+        then, after, outside = self.label("then"), self.label("after"), self._block
+        self.write(f"br i1 {condition.name}, label %{then}, label %{after}")
+        self._sequence.append([f"{then}:"])
+        self._open(is_loop=False)
+        self._block = then
+        branch = Loop(self.constant(0, dtypes.int64), tuple(carried))
+        yield branch
+        self.write(f"br label %{after}")
+        merged, lines = self._merge(carried, outside, branch.results, self._block)
+        branch.results = tuple(merged)
+        self._close(after, lines)
+
+    def finish(self) -> str:
+        """The function's text, with the declarations it needs.
+
+        Raises:
+            ValueError: if it calls what the target lacks.
+        """
+        if self.depth:
+            raise ValueError(f"[emit] {self.symbol} ends inside an open loop or branch")
+        self.write("ret void")
+        declared = "\n".join(sorted(self._declared))
+        lines = "\n".join("\n".join(part) for part in self._sequence if part)
+        text = (
+            f"define void @{self.symbol}(ptr %slots, i64 %begin, i64 %end, ptr %scratch) {{\n"
+            f"entry:\n{lines}\n}}\n{declared}\n"
+        )
+        verify_text(text, self.target)
+        return text
+
+
+def is_finite(value: Number | None) -> bool:
+    """Whether `value` is a known finite number."""
+    return value is not None and math.isfinite(value)
