@@ -1,0 +1,146 @@
+"""The convolutional network of the benchmark, written once for each library.
+
+Three 3x3 convolutions with padding 1 (16, 32, 32 channels) and ReLU, max pooling by 2 after the
+first two, a linear layer from 32*7*7 to 10 classes, log-softmax and negative log-likelihood; a
+batch of 100 images of 1x28x28; Adam with its default settings. All start from the same weights.
+
+Comes in: the weights and the batch, as NumPy arrays. Goes out: a `Contest` (see contest.py).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+import avalon as av
+from benchmarks.contest import Arrays, Competitor, Contest, jax_adam, jax_adam_state
+from benchmarks.nets import Net, training_step
+
+BATCH = 100
+
+
+def contest() -> Contest:
+    """The competitors, each with a training step that returns the loss and a prediction."""
+    generator = np.random.default_rng(0)
+    weights = _weights(generator)
+    images = generator.random((BATCH, 1, 28, 28), np.float32)
+    labels = generator.integers(0, 10, BATCH)
+    return Contest(
+        "CNN, batch 100",
+        {
+            "avalon": _avalon(weights, images, labels, compiled=True),
+            "avalon loop": _avalon(weights, images, labels, compiled=False),
+            "torch": _torch(weights, images, labels),
+            "jax": _jax(weights, images, labels),
+        },
+    )
+
+
+def _avalon(weights: Arrays, images: Any, labels: Any, *, compiled: bool) -> Competitor:
+    net = Net()
+    av.load_state_dict(net, {name: av.tensor(value) for name, value in weights.items()})
+    step = training_step(net, av.optim.Adam(av.parameters(net), lr=1e-3))
+    x, y = av.tensor(images), av.tensor(labels)
+
+    def forward(x: av.Tensor) -> av.Tensor:
+        with av.no_grad():
+            return net(x)
+
+    if compiled:
+        step, forward = av.compile(step), av.compile(forward)
+    return Competitor(lambda: step(x, y).item(), lambda: forward(x).numpy())
+
+
+def _torch(weights: Arrays, images: Any, labels: Any) -> Competitor:
+    layers = torch.nn
+
+    class TorchNet(layers.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1 = layers.Conv2d(1, 16, 3, padding=1)
+            self.conv2 = layers.Conv2d(16, 32, 3, padding=1)
+            self.conv3 = layers.Conv2d(32, 32, 3, padding=1)
+            self.fc = layers.Linear(32 * 7 * 7, 10)
+
+        def forward(self, x: Any) -> Any:
+            functional = layers.functional
+            x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
+            x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
+            x = functional.relu(self.conv3(x))
+            return functional.log_softmax(self.fc(x.reshape(-1, 32 * 7 * 7)), dim=1)
+
+    net = TorchNet()
+    net.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    x, y = torch.tensor(images), torch.tensor(labels)
+
+    def train() -> float:
+        optimizer.zero_grad()
+        loss = layers.functional.nll_loss(net(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    def predict() -> Any:
+        with torch.no_grad():
+            return net(x).numpy()
+
+    return Competitor(train, predict)
+
+
+def _jax(weights: Arrays, images: Any, labels: Any) -> Competitor:
+    def convolve(x: Any, weight: Any, bias: Any) -> Any:
+        y = jax.lax.conv_general_dilated(
+            x, weight, (1, 1), "SAME", dimension_numbers=("NCHW", "OIHW", "NCHW")
+        )
+        return jax.nn.relu(y + bias[:, None, None])
+
+    def pool(x: Any) -> Any:
+        window = (1, 1, 2, 2)
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
+
+    def forward(p: Arrays, x: Any) -> Any:
+        x = pool(convolve(x, p["conv1.weight"], p["conv1.bias"]))
+        x = pool(convolve(x, p["conv2.weight"], p["conv2.bias"]))
+        x = convolve(x, p["conv3.weight"], p["conv3.bias"]).reshape(len(x), -1)
+        return jax.nn.log_softmax(x @ p["fc.weight"].T + p["fc.bias"])
+
+    def loss_of(p: Arrays, x: Any, y: Any) -> Any:
+        return -jnp.take_along_axis(forward(p, x), y[:, None], 1).mean()
+
+    def step(p: Arrays, state: Any, x: Any, y: Any) -> Any:
+        loss, gradients = jax.value_and_grad(loss_of)(p, x, y)
+        return loss, *jax_adam(p, state, gradients)
+
+    compiled_step = jax.jit(step, donate_argnums=(0, 1))
+    compiled_forward = jax.jit(forward)
+    x, y = jnp.asarray(images), jnp.asarray(labels)
+    parameters = {name: jnp.array(value) for name, value in weights.items()}
+    trained = [parameters, jax_adam_state(parameters)]
+
+    def train() -> float:
+        loss, *trained[:] = compiled_step(*trained, x, y)
+        jax.block_until_ready(trained)
+        return float(loss)
+
+    return Competitor(train, lambda: np.asarray(compiled_forward(trained[0], x)))
+
+
+def _weights(generator: np.random.Generator) -> Arrays:
+    shapes = {
+        "conv1": (16, 1, 3, 3),
+        "conv2": (32, 16, 3, 3),
+        "conv3": (32, 32, 3, 3),
+        "fc": (10, 32 * 7 * 7),
+    }
+    weights = {}
+    for name, shape in shapes.items():
+        bound = 1 / math.sqrt(math.prod(shape[1:]))
+        weights[f"{name}.weight"] = generator.uniform(-bound, bound, shape).astype(np.float32)
+        weights[f"{name}.bias"] = generator.uniform(-bound, bound, shape[0]).astype(np.float32)
+    return weights
