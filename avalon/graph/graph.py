@@ -1,8 +1,8 @@
 """The graph: an ordered list of nodes, inputs, outputs, and the verbs that edit it.
 
-Comes in: calls recorded by tracing or written by hand. Goes out: what autograd, the rewriter and the
-scheduler read and edit. Guaranteed: operands come before their users; every call has the shape and
-dtype that its primitive's rule gives; nothing here is recursive, so that 100,000 nodes work.
+Comes in: calls recorded by tracing or written by hand. Goes out: what autograd, the rewriter and
+the scheduler read and edit. Guaranteed: operands come before their users; every call has the shape
+and dtype that its primitive's rule gives; nothing here is recursive, so that 100,000 nodes work.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ class Graph:
         self.note = ""  # why the nodes that are appended next exist
         self.source: Source = None  # where the nodes that are appended next come from
 
-    def input(
-        self, shape: Shape, dtype: DType, name: str = "", scalar: bool = False
-    ) -> Input:
+    def input(self, shape: Shape, dtype: DType, name: str = "", scalar: bool = False) -> Input:
         """Append an input."""
         node = Input(self, shape, dtype, self.note, self.source)
         node.name = name or f"x{len(self.inputs)}"

@@ -1,8 +1,8 @@
 """The three kinds of node: Input, Constant, Call. A node is one value: a shape, an element type.
 
 Comes in: nothing but what the graph hands over. Goes out: nodes on which primitives can be called
-(`multiply(a, b)` with nodes appends a Call to their graph). Guaranteed: a node knows its graph, where
-it came from (`source`, the user's file and line) and why it exists (`note`).
+(`multiply(a, b)` with nodes appends a Call to their graph). Guaranteed: a node knows its graph,
+where it came from (`source`, the user's file and line) and why it exists (`note`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What a primitive is: one block that declares its meaning, shapes, gradient, write and lowering.
 
-Comes in: the decorated functions of `avalon/ops`. Goes out: `Primitive` objects that can be called on
-anything that knows `apply` (graph nodes, tensors), and the sealed table of all of them. Guaranteed:
-after `seal()`, every primitive has all the rules that its kind asks for; an incomplete one is an
-error at import. Arrays are positional operands, everything else is a keyword parameter.
+Comes in: the decorated functions of `avalon/ops`. Goes out: `Primitive` objects that can be called
+on anything that knows `apply` (graph nodes, tensors), and the sealed table of all of them.
+Guaranteed: after `seal()`, every primitive has all the rules that its kind asks for; an incomplete
+one is an error at import. Arrays are positional operands, everything else is a keyword parameter.
 
     @primitive(Elementwise, accepts="float", samples=positive)
     def sqrt(x):
@@ -37,6 +37,9 @@ ACCEPTS: dict[str, Callable[[DType], bool]] = {
     "real": lambda t: not t.is_complex,  # numbers and bool
     "integer": lambda t: t.is_integer,
     "bits": lambda t: t.is_integer or t is dtypes.bool_,
+    "bool": lambda t: t is dtypes.bool_,
+    "index": lambda t: t is dtypes.int64,
+    "word": lambda t: t is dtypes.uint64,
     "any": lambda t: True,
 }
 
@@ -51,7 +54,9 @@ class Kind:
     def infer(
         primitive: Primitive, operands: Sequence[Any], parameters: dict[str, Any]
     ) -> tuple[Shape, DType]:
-        raise DeclarationError(f"[{primitive.name}] has no shape rule; write @{primitive.name}.shape")
+        raise DeclarationError(
+            f"[{primitive.name}] has no shape rule; write @{primitive.name}.shape"
+        )
 
 
 class Elementwise(Kind):
@@ -125,11 +130,11 @@ class Primitive:
         kind: its family.
         reference: the meaning, a function of NumPy arrays (bfloat16 comes as float32 and is rounded
             after every call).
-        accepts: per-operand requirement, a key of `ACCEPTS`, or one key for all operands.
-        result: the result's dtype where it is not the first operand's.
-        samples: function of a NumPy Generator and a DType that yields (operands, parameters) pairs for
+        accepts: per-operand requirement, a key of `ACCEPTS`, or one key for all operands. result:
+        the result's dtype where it is not the first operand's. samples: function of a NumPy
+        Generator and a DType that yields (operands, parameters) pairs for
             the law tests.
-        operator: name of the Python operator ("*") that nodes get for it.
+        operator: name of the Python operator method that nodes get for it, such as "mul".
     """
 
     def __init__(
@@ -139,6 +144,7 @@ class Primitive:
         accepts: str | tuple[str, ...],
         result: DType | None,
         samples: Rule,
+        operator: str,
         since: str,
     ) -> None:
         self.kind = kind
@@ -148,6 +154,7 @@ class Primitive:
         self.accepts = accepts
         self.result = result
         self.samples = samples
+        self.operator = operator
         self.since = since
         self.rules: dict[str, Rule] = {}
         self.no_gradient_reason = ""
@@ -161,14 +168,16 @@ class Primitive:
     def __call__(self, *operands: Any, **parameters: Any) -> Any:
         return operands[0].apply(self, operands, parameters)
 
-    def infer(
-        self, operands: Sequence[Any], parameters: dict[str, Any]
-    ) -> tuple[Shape, DType]:
-        """Shape and dtype of the result; raises ShapeError or DTypeError with this name in front."""
+    def infer(self, operands: Sequence[Any], parameters: dict[str, Any]) -> tuple[Shape, DType]:
+        """Shape and dtype of the result; raises ShapeError or DTypeError, this name in front."""
         accepts = self.accepts
         if accepts != "any":
             for position, operand in enumerate(operands):
-                wanted = accepts if isinstance(accepts, str) else accepts[min(position, len(accepts) - 1)]
+                wanted = (
+                    accepts
+                    if isinstance(accepts, str)
+                    else accepts[min(position, len(accepts) - 1)]
+                )
                 if not ACCEPTS[wanted](operand.dtype):
                     raise DTypeError(
                         f"[{self.name}] operand {position} has dtype {operand.dtype.name}; "
@@ -193,10 +202,20 @@ class Primitive:
         return self._set("shape", function)
 
     def gradient(self, function: Rule) -> Rule:
-        """Declare the gradient rule: (cotangent, output, *operands, **parameters) -> one cotangent per
-        operand (a tuple, or a single value for one operand); None for an operand that gets none.
+        """Declare the gradient rule: (cotangent, output, *operands, **parameters) -> one cotangent
+        per operand (a tuple, or a single value for one operand); None for an operand that gets
+        none.
         """
         return self._set("gradient", function)
+
+    def cotangents(
+        self, g: Any, y: Any, operands: Sequence[Any], parameters: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        """Run the gradient rule: from the output's cotangent to one cotangent (or None) per
+        operand.
+        """
+        found = self.rules["gradient"](g, y, *operands, **parameters)
+        return found if isinstance(found, tuple) else (found,)
 
     def no_gradient(self, reason: str) -> None:
         """Declare that no operand gets a gradient, and why."""
@@ -204,7 +223,7 @@ class Primitive:
         self._set("gradient", lambda g, y, *operands, **parameters: (None,) * len(operands))
 
     def write(self, function: Rule) -> Rule:
-        """Declare the write of a movement: (base, new, *other operands, **parameters) -> new base."""
+        """Declare the write of a movement: (base, new, *others, **parameters) -> new base."""
         return self._set("write", function)
 
     def no_write(self, reason: str) -> None:
@@ -219,6 +238,10 @@ class Primitive:
         """Declare the lowering; what it receives depends on the kind."""
         return self._set("lower", function)
 
+    def lowering(self, name: str) -> None:
+        """Declare that the loop builder knows this primitive's loops by `name`."""
+        self._set("lower", lambda *values, **parameters: name)
+
 
 _TABLE: dict[str, Primitive] = {}
 _sealed = False
@@ -230,12 +253,13 @@ def primitive(
     samples: Rule,
     accepts: str | tuple[str, ...] = "any",
     result: DType | None = None,
+    operator: str = "",
     since: str = "0.1",
 ) -> Callable[[Rule], Primitive]:
     """Declare a primitive; the decorated function is its meaning in NumPy."""
 
     def declare(reference: Rule) -> Primitive:
-        made = Primitive(kind, reference, accepts, result, samples, since)
+        made = Primitive(kind, reference, accepts, result, samples, operator, since)
         if made.name in _TABLE:
             raise DeclarationError(f"[{made.name}] is declared twice")
         if not made.__doc__:
@@ -262,6 +286,31 @@ def seal() -> None:
     for made in _TABLE.values():
         check_complete(made)
     _sealed = True
+
+
+def install_operators(cls: type) -> None:
+    """Give a class the Python operators of the primitives that declare one (`operator="mul"`).
+
+    A Python number on either side becomes a constant like the other operand.
+    """
+    for made in _TABLE.values():
+        if made.operator:
+            _install_operator(cls, made)
+
+
+def _install_operator(cls: type, made: Primitive) -> None:
+    def lift(like: Any, value: Any) -> Any:
+        return like.constant(value) if isinstance(value, (bool, int, float)) else value
+
+    def forward(self: Any, *other: Any) -> Any:
+        return made(self, *(lift(self, value) for value in other))
+
+    def reflected(self: Any, other: Any) -> Any:
+        return made(lift(self, other), self)
+
+    setattr(cls, f"__{made.operator}__", forward)
+    if made.operator != "neg":
+        setattr(cls, f"__r{made.operator}__", reflected)
 
 
 def lookup(name: str) -> Primitive:
