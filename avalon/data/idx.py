@@ -38,8 +38,8 @@ def read_idx(path: str | Path) -> np.ndarray[Any, Any]:
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _ELEMENT_TYPES:
         raise DataError(
             f"[read_idx] {path} is not an IDX file: it begins with "
-            f"{content[:4].hex(' ') or 'nothing'}, an IDX file of bytes with 00 00 08. Is it another "
-            f"data set, or a page that a download saved in its place?"
+            f"{content[:4].hex(' ') or 'nothing'}, an IDX file of bytes with 00 00 08. Is it "
+            f"another data set, or a page that a download saved in its place?"
         )
     dtype, rank = np.dtype(_ELEMENT_TYPES[content[2]]), content[3]
     start = 4 + 4 * rank

@@ -1,0 +1,1 @@
+"""Complete, trainable models: what `avalon train` runs, and examples of how models are written."""
