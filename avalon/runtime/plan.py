@@ -10,7 +10,11 @@ one per argument of the launch, in order: a buffer's address, a scalar's bits (i
 [begin, end) of the launch's `work`; the runtime cuts [0, work) into chunks and gives them to threads.
 `scratch` is that thread's private memory of `Kernel.scratch` bytes, 64-byte aligned. A kernel that
 checks its data (indices, labels) has a `status` argument: the address of two int64 words, the number of
-the failed check plus one (0 means none) and the offending value.
+the failed check plus one (0 means none) and the offending value. A failed check ends the program at the
+next barrier, and the launches after it do not run.
+
+Memory that the runtime made is 64-byte aligned; an input may be foreign and only as aligned as its
+elements. Units of one launch run in any order and at the same time, on several threads.
 """
 
 from __future__ import annotations
@@ -20,11 +24,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Kernel:
-    """One native function: its symbol, its LLVM text, and the private memory that a thread needs."""
+    """One native function: its symbol, its LLVM text, and the private memory that a thread needs.
+
+    `loops` is what the text was generated from, in readable form, if the compiler wrote it down.
+    """
 
     symbol: str
     text: str
     scratch: int = 0
+    loops: str = ""
 
 
 @dataclass(frozen=True)

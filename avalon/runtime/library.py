@@ -1,0 +1,245 @@
+"""Native code: LLVM text becomes object code, object code becomes callable addresses.
+
+Comes in: kernels (a symbol and its LLVM text) and the machine to build for, as plain strings. Goes
+out: a `Library` with the address of each symbol. Guaranteed: the text is verified before it reaches
+LLVM's code generator and may import no symbol; equal kernels are built once, then found in memory or in
+the cache folder; code stays loaded while a `Library` that names it lives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from avalon.runtime import cache
+from avalon.runtime.plan import Kernel
+from avalon.settings import settings
+
+_LOADED_LIMIT = 4096  # kernels that stay loaded though no program uses them
+_NOTICE_SECONDS = 0.3
+_OPTIMIZATION = 2  # of LLVM's code generator; its passes over the text are not run
+
+VERSIONS = f"llvmlite {llvmlite.__version__}, LLVM {'.'.join(map(str, llvm.llvm_version_info))}"
+
+
+class Machine(Protocol):
+    """What the runtime must know of a machine that code is built for."""
+
+    @property
+    def triple(self) -> str: ...
+    @property
+    def cpu(self) -> str: ...
+    @property
+    def features(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class NamedMachine:
+    """A machine by LLVM's names of its triple, processor and features."""
+
+    triple: str
+    cpu: str = ""
+    features: str = ""
+
+
+@lru_cache(maxsize=None)
+def host() -> NamedMachine:
+    """The machine that runs this process."""
+    features = llvm.get_host_cpu_features().flatten()
+    return NamedMachine(llvm.get_process_triple(), llvm.get_host_cpu_name(), features)
+
+
+@dataclass(frozen=True)
+class Library:
+    """Loaded kernels. `addresses` is valid while this object lives."""
+
+    addresses: dict[str, int]
+    built: int  # kernels that had to be built, not found in a cache
+    seconds: float  # time that building and loading took
+    keep: tuple[object, ...]
+
+
+def key_of(text: str, machine: Machine) -> str:
+    """The name of a kernel's object code in the caches: its text, its machine, the versions."""
+    digest = hashlib.sha256()
+    for part in (VERSIONS, machine.triple, machine.cpu, machine.features, text):
+        digest.update(part.encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def object_code(text: str, machine: Machine) -> bytes:
+    """Return the object code of LLVM text.
+
+    Raises:
+        ValueError: if the text is not valid LLVM, or imports a symbol.
+    """
+    # A context of its own keeps LLVM's memory from growing with every kernel.
+    context = llvm.create_context()
+    module = _parse(text, context)
+    return bytes(_target_machine(machine).emit_object(module))
+
+
+def assembly(text: str, machine: Machine) -> str:
+    """Return the assembly of LLVM text, for reading."""
+    context = llvm.create_context()
+    return str(_target_machine(machine).emit_assembly(_parse(text, context)))
+
+
+def load(kernels: Iterable[Kernel], machine: Machine, name: str = "") -> Library:
+    """Return the kernels' addresses, building those that no cache holds.
+
+    `name` says in the notice about a long build what was built.
+    """
+    started = time.perf_counter()
+    wanted = {kernel.symbol: (key_of(kernel.text, machine), kernel.text) for kernel in kernels}
+    found: dict[str, _Loaded] = {}
+    missing: dict[str, tuple[str, str]] = {}
+    with _lock:
+        for symbol, (key, text) in wanted.items():
+            loaded = _loaded.get(key)
+            if loaded is None:
+                missing[symbol] = (key, text)
+            else:
+                _loaded.move_to_end(key)
+                found[symbol] = loaded
+    built = 0
+    if missing:
+        objects = []
+        for key, text in missing.values():
+            code, fresh = _find_or_build(key, text, machine)
+            objects.append(code)
+            built += fresh
+        tracker = _link(objects, missing)
+        with _lock:
+            for symbol, (key, _) in missing.items():
+                found[symbol] = _loaded[key] = _Loaded(tracker[symbol], tracker)
+            while len(_loaded) > _LOADED_LIMIT:
+                _loaded.popitem(last=False)
+    seconds = time.perf_counter() - started
+    if built and seconds > _NOTICE_SECONDS:
+        _notice(built, seconds, name)
+    keep = {id(entry.keep): entry.keep for entry in found.values()}
+    addresses = {symbol: entry.address for symbol, entry in found.items()}
+    return Library(addresses, built, seconds, tuple(keep.values()))
+
+
+def load_entries(kernel: Kernel, entries: Iterable[str], machine: Machine) -> Library:
+    """Load one text that defines several functions; return the addresses of `entries`."""
+    started = time.perf_counter()
+    code, built = _find_or_build(key_of(kernel.text, machine), kernel.text, machine)
+    names = tuple(entries)
+    tracker = _link([code], names)
+    seconds = time.perf_counter() - started
+    return Library({name: tracker[name] for name in names}, int(built), seconds, (tracker,))
+
+
+def forget() -> None:
+    """Drop the loaded kernels that no program uses."""
+    with _lock:
+        _loaded.clear()
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    address: int
+    keep: Any  # LLVM unloads the code when its resource tracker dies
+
+
+_loaded: OrderedDict[str, _Loaded] = OrderedDict()
+_lock = threading.Lock()
+_library_numbers = itertools.count()
+
+
+def renew_lock() -> None:
+    """Start with a free lock in a forked child, whatever the parent's threads were doing."""
+    global _lock
+    _lock = threading.Lock()
+
+
+@lru_cache(maxsize=None)
+def _initialize() -> None:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+
+
+@lru_cache(maxsize=None)
+def _machine_named(triple: str, cpu: str, features: str) -> Any:
+    _initialize()
+    return llvm.Target.from_triple(triple).create_target_machine(
+        cpu=cpu, features=features, opt=_OPTIMIZATION, reloc="pic", codemodel="small"
+    )
+
+
+def _target_machine(machine: Machine) -> Any:
+    return _machine_named(machine.triple, machine.cpu, machine.features)
+
+
+@lru_cache(maxsize=None)
+def _loader() -> Any:
+    """The one LLJIT of the process. JITLink puts code and constants side by side, as the small code
+    model asks.
+    """
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.create_lljit_compiler(None, use_jit_link=True)
+
+
+def _parse(text: str, context: Any) -> Any:
+    try:
+        module = llvm.parse_assembly(text, context)
+        module.verify()
+    except RuntimeError as error:
+        raise ValueError(
+            f"[kernel] LLVM rejects the text of {_symbol_in(text)}: {error}. "
+            "The text is in Program.kernels[...].text."
+        ) from error
+    for function in module.functions:
+        if function.is_declaration and not function.name.startswith("llvm."):
+            raise ValueError(
+                f"[kernel] {_symbol_in(text)} imports the symbol {function.name!r}; a kernel must "
+                "be complete in itself. Emit what the symbol does."
+            )
+    return module
+
+
+def _symbol_in(text: str) -> str:
+    head, _, rest = text.partition("define ")
+    return repr(rest.partition("@")[2].partition("(")[0]) if rest else "a kernel"
+
+
+def _find_or_build(key: str, text: str, machine: Machine) -> tuple[bytes, bool]:
+    """Return object code, and whether it had to be built."""
+    code = cache.read("kernel", key)
+    if code is not None:
+        return code, False
+    code = object_code(text, machine)
+    cache.write("kernel", key, code)
+    return code, True
+
+
+def _link(objects: Iterable[bytes], symbols: Iterable[str]) -> Any:
+    builder = llvm.JITLibraryBuilder()
+    for code in objects:
+        builder.add_object_img(code)
+    for symbol in symbols:
+        builder.export_symbol(symbol)
+    return builder.link(_loader(), f"avalon.{next(_library_numbers)}")
+
+
+def _notice(built: int, seconds: float, name: str) -> None:
+    kept = f"kept in {settings.cache}" if cache.usable() else "not kept: no cache folder"
+    kernels = "1 kernel" if built == 1 else f"{built} kernels"
+    for_name = f" for {name}" if name else ""
+    print(f"avalon: compiled {kernels}{for_name} in {seconds:.1f} s ({kept})", file=sys.stderr)

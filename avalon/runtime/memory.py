@@ -1,0 +1,183 @@
+"""The memory plan of a program: where temporaries lie, which launches may overlap, what is donated.
+
+Comes in: a `Plan`. Goes out: an offset in the arena for each temporary, a group number for each launch,
+and the donations that are safe. Guaranteed: two temporaries share bytes only if one's last launch comes
+before the other's first; launches of one group may run in any order and at the same time; a donated
+input is overwritten only when nothing reads its old value any more and no check can still fail.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from avalon.runtime.buffer import ALIGNMENT
+from avalon.runtime.plan import Plan
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Where temporaries lie: buffer number -> offset in bytes, and the size of the whole."""
+
+    offsets: dict[int, int]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class _Lifetime:
+    first: int
+    last: int
+
+
+def align(nbytes: int) -> int:
+    """Round up to the alignment of buffers."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def plan_arena(plan: Plan) -> Arena:
+    """Give each temporary a place, first to last launch, in the smallest gap that holds it."""
+    lifetimes = _lifetimes(plan)
+    starting: list[list[int]] = [[] for _ in plan.launches]
+    ending: list[list[int]] = [[] for _ in plan.launches]
+    for buffer, lifetime in lifetimes.items():
+        starting[lifetime.first].append(buffer)
+        ending[lifetime.last].append(buffer)
+    offsets: dict[int, int] = {}
+    gaps: list[tuple[int, int]] = []  # (offset, bytes), by offset, never touching each other
+    end = 0
+    for position in range(len(plan.launches)):
+        # the largest first: small ones find a gap anywhere
+        for buffer in sorted(starting[position], key=lambda b: -plan.buffers[b].nbytes):
+            nbytes = align(plan.buffers[buffer].nbytes)
+            fitting = [(size, offset) for offset, size in gaps if size >= nbytes]
+            if fitting:
+                size, offset = min(fitting)
+                gaps.remove((offset, size))
+                if size > nbytes:
+                    insort(gaps, (offset + nbytes, size - nbytes))
+            elif gaps and sum(gaps[-1]) == end:  # the last gap reaches the end: stretch it
+                offset, _ = gaps.pop()
+                end = offset + nbytes
+            else:
+                offset, end = end, end + nbytes
+            offsets[buffer] = offset
+        for buffer in ending[position]:
+            _release(gaps, offsets[buffer], align(plan.buffers[buffer].nbytes))
+    return Arena(offsets, end)
+
+
+def group_launches(plan: Plan, arena: Arena, donations: Collection[tuple[int, int]]) -> list[int]:
+    """Return the group of each launch. A barrier lies between groups, none inside.
+
+    A launch joins the running group unless it touches memory that the group writes, or writes memory
+    that the group touches; and a launch that overwrites a donated input waits for the checks before it.
+    `donations` are pairs (output position, input position) of one memory.
+    """
+    shared = {
+        plan.outputs[output]: plan.inputs[position].buffer for output, position in donations
+    }
+    donated = set(shared)
+    groups: list[int] = []
+    group = 0
+    checking = False
+    reads = _Regions(plan, arena, shared)
+    writes = _Regions(plan, arena, shared)
+    for launch in plan.launches:
+        touched = [a for a in launch.arguments if a.kind == "buffer"]
+        if any(
+            writes.meets(a.value)
+            or (a.written and (reads.meets(a.value) or (checking and a.value in donated)))
+            for a in touched
+        ):
+            group += 1
+            checking = False
+            reads.clear()
+            writes.clear()
+        checking = checking or any(a.kind == "status" for a in launch.arguments)
+        for argument in touched:
+            (writes if argument.written else reads).add(argument.value)
+        groups.append(group)
+    return groups
+
+
+def safe_donations(plan: Plan) -> list[tuple[int, int]]:
+    """Return the pairs (output position, input position) of the plan that may share memory.
+
+    The input must not be read after the launch that first writes the output (in that launch itself
+    the kernel reads each element before it writes it: the schedule saw to that), and all checks must
+    have run before, for a failing program changes nothing.
+    """
+    first_write: dict[int, int] = {}
+    last_read: dict[int, int] = {}
+    last_check = -1
+    for position, launch in enumerate(plan.launches):
+        for argument in launch.arguments:
+            if argument.kind == "status":
+                last_check = position
+            elif argument.kind == "buffer" and argument.written:
+                first_write.setdefault(argument.value, position)
+            elif argument.kind == "buffer":
+                last_read[argument.value] = position
+    safe = []
+    for output, position in plan.donations:
+        buffer = plan.inputs[position].buffer
+        write = first_write.get(plan.outputs[output], -1)
+        if last_check < write and last_read.get(buffer, -1) <= write and buffer not in first_write:
+            safe.append((output, position))
+    return safe
+
+
+def _lifetimes(plan: Plan) -> dict[int, _Lifetime]:
+    found: dict[int, _Lifetime] = {}
+    for position, launch in enumerate(plan.launches):
+        for argument in launch.arguments:
+            if argument.kind != "buffer" or plan.buffers[argument.value].role != "temporary":
+                continue
+            known = found.get(argument.value)
+            found[argument.value] = _Lifetime(known.first if known else position, position)
+    return found
+
+
+def _release(gaps: list[tuple[int, int]], offset: int, nbytes: int) -> None:
+    """Add a gap and join it with its neighbours."""
+    if not nbytes:
+        return
+    before = next((gap for gap in gaps if gap[0] + gap[1] == offset), None)
+    after = next((gap for gap in gaps if gap[0] == offset + nbytes), None)
+    if before:
+        gaps.remove(before)
+        offset, nbytes = before[0], before[1] + nbytes
+    if after:
+        gaps.remove(after)
+        nbytes += after[1]
+    insort(gaps, (offset, nbytes))
+
+
+class _Regions:
+    """Memory that a group touches: whole buffers, and byte ranges of the arena."""
+
+    def __init__(self, plan: Plan, arena: Arena, shared: dict[int, int]) -> None:
+        self._plan = plan
+        self._arena = arena
+        self._shared = shared
+        self._buffers: set[int] = set()
+        self._ranges: list[tuple[int, int]] = []
+
+    def add(self, buffer: int) -> None:
+        offset = self._arena.offsets.get(buffer)
+        if offset is None:
+            self._buffers.add(self._shared.get(buffer, buffer))
+        else:
+            self._ranges.append((offset, offset + self._plan.buffers[buffer].nbytes))
+
+    def meets(self, buffer: int) -> bool:
+        offset = self._arena.offsets.get(buffer)
+        if offset is None:
+            return self._shared.get(buffer, buffer) in self._buffers
+        end = offset + self._plan.buffers[buffer].nbytes
+        return any(start < end and offset < stop for start, stop in self._ranges)
+
+    def clear(self) -> None:
+        self._buffers.clear()
+        self._ranges.clear()

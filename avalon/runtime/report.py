@@ -1,0 +1,78 @@
+"""How a program prints: its kernels, launches, buffers and memory, with the user's lines.
+
+Comes in: a plan and what the runtime decided about it. Goes out: text. Guaranteed: the memory it
+states is what a call needs, known before any call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from avalon.runtime.plan import Argument, BufferSpec, Plan
+
+
+def describe(
+    plan: Plan, groups: Sequence[int], arena_bytes: int, built: int, seconds: float
+) -> str:
+    """Return the text that `print(program)` shows."""
+    roles = {role: 0 for role in ("input", "output", "constant", "temporary")}
+    for spec in plan.buffers:
+        roles[spec.role] += spec.nbytes
+    scratch = max((kernel.scratch for kernel in plan.kernels.values()), default=0)
+    lines = [
+        f"program {plan.name}, tier {plan.tier}: {_count(plan.launches, 'launch', 'launches')} of "
+        f"{_count(plan.kernels, 'kernel')}, {_count(set(groups), 'group')}, built {built} in "
+        f"{seconds * 1e3:.1f} ms",
+        f"memory: inputs {_bytes(roles['input'])}, outputs {_bytes(roles['output'])}, constants "
+        f"{_bytes(roles['constant'])}, temporaries {_bytes(roles['temporary'])} in an arena of "
+        f"{_bytes(arena_bytes)}, scratch {_bytes(scratch)} a thread",
+    ]
+    for number, (launch, group) in enumerate(zip(plan.launches, groups, strict=True)):
+        if number == 0 or groups[number - 1] != group:
+            lines.append(f"group {group}")
+        arguments = ", ".join(_argument(plan, argument) for argument in launch.arguments)
+        effort = f"{launch.flops / 1e6:.3g} MFLOP, {_bytes(launch.bytes)}" if launch.flops else ""
+        lines.append(f"  {number:3} {launch.kernel}({arguments}) x {launch.work}  {effort}".rstrip())
+        why = ", ".join(part for part in (launch.note, launch.source) if part)
+        if why:
+            lines.append(f"      # {why}")
+    for kind, items in (("input", plan.inputs), ("output", plan.outputs)):
+        for position, item in enumerate(items):
+            spec = item if not isinstance(item, int) else plan.buffers[item]
+            lines.append(f"{kind} {position}: {spec.dtype}[{', '.join(map(str, spec.shape))}]")
+    for check in plan.checks:
+        lines.append(f"check: {check.message}  # {check.source}")
+    return "\n".join(lines)
+
+
+def _argument(plan: Plan, argument: Argument) -> str:
+    if argument.kind == "status":
+        return "status"
+    if argument.kind == "integer":
+        return str(argument.value)
+    if argument.kind == "scalar":
+        return f"input {argument.value}"
+    spec = plan.buffers[argument.value]
+    return f"{'-> ' * argument.written}{_buffer(spec, argument.value)}"
+
+
+def _buffer(spec: BufferSpec, number: int) -> str:
+    position = f" {spec.position}" if spec.position >= 0 else f" #{number}"
+    return f"{spec.role}{position}"
+
+
+def _count(things: Sequence[object] | set[int] | dict[str, object], one: str, many: str = "") -> str:
+    return f"{len(things)} {one if len(things) == 1 else many or one + 's'}"
+
+
+def _bytes(count: float) -> str:
+    """Return a size in the unit that fits.
+
+    >>> _bytes(512), _bytes(3 << 20)
+    ('512 B', '3.0 MB')
+    """
+    for unit in ("B", "kB", "MB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GB"

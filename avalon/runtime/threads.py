@@ -1,0 +1,203 @@
+"""The threads that run programs: one pool of workers, and the native calls that use it.
+
+Comes in: the address of a job's table (`driver.py`). Goes out: the job's status word. Guaranteed: the
+calling thread always works itself, so a job finishes whether or not a worker is awake; only one job at
+a time has the workers, and a caller that finds them busy runs alone; a short job neither wakes anyone
+nor releases the GIL; a forked child builds its own pool; workers end before the interpreter does.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from avalon.runtime import buffer, cache, driver, library
+from avalon.runtime.plan import Kernel
+from avalon.settings import settings
+
+# A caller that would work this long alone wakes the workers; below it, waiting for them costs more.
+SHARE_NANOSECONDS = 40_000
+# Releasing the GIL beside a busy Python thread costs a switch interval (5 ms) to get it back.
+RELEASE_NANOSECONDS = 200_000
+
+_BARRIER_SPIN = 5e-6
+_BARRIER_YIELD = 100e-6
+_IDLE_SPIN = 20e-6
+_IDLE_YIELD = 200e-6
+
+_FUTEX_NUMBERS = {"x86_64": 202, "amd64": 202, "aarch64": 98, "arm64": 98, "riscv64": 98}
+
+Run = Callable[[int], int]
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The loaded driver. The pairs hold the GIL (first) or release it while they run (second)."""
+
+    run_alone: tuple[Run, Run]
+    run_shared: tuple[Callable[[int, int], int], Callable[[int, int], int]]
+    serve: Callable[[int, int], None]
+    stop: Callable[[int], None]
+    spin: Callable[[int], None]
+    keep: object
+
+
+@lru_cache(maxsize=None)
+def load_driver() -> Driver:
+    """Load the driver, from the cache folder if it was built before."""
+    triple = library.host().triple
+    # one object serves every processor of the architecture
+    machine = library.NamedMachine(triple)
+    loaded = library.load_entries(Kernel("driver", driver.text(triple)), driver.ENTRIES, machine)
+    alone, shared, serve, stop, spin = (loaded.addresses[name] for name in driver.ENTRIES)
+    word, address = ctypes.c_int64, ctypes.c_void_p
+    return Driver(
+        (
+            ctypes.PYFUNCTYPE(word, address)(alone),
+            ctypes.CFUNCTYPE(word, address)(alone),
+        ),
+        (
+            ctypes.PYFUNCTYPE(word, address, address)(shared),
+            ctypes.CFUNCTYPE(word, address, address)(shared),
+        ),
+        ctypes.CFUNCTYPE(None, address, word)(serve),
+        ctypes.PYFUNCTYPE(None, address)(stop),
+        ctypes.CFUNCTYPE(None, word)(spin),
+        loaded,
+    )
+
+
+class Workers:
+    """A pool of `threads - 1` workers that help the calling thread.
+
+    `lock` is held by the caller whose job the workers run.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.lock = threading.Lock()
+        self._driver = load_driver()
+        self._words = buffer.Buffer(driver.POOL_WORDS * 8)
+        self.address = self._words.address
+        ctypes.memset(self.address, 0, self._words.nbytes)
+        self._write_table()
+        self._workers = [
+            threading.Thread(
+                target=self._driver.serve,
+                args=(self.address, number),
+                name=f"avalon-{number}",
+                daemon=True,
+            )
+            for number in range(1, threads)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    def close(self) -> None:
+        """Let the workers end, and wait until they have."""
+        self._driver.stop(self.address)
+        for worker in self._workers:
+            worker.join()
+        self._workers = []
+
+    def _write_table(self) -> None:
+        system = _system()
+        pause, yield_ = _speeds()
+        words = (ctypes.c_int64 * driver.POOL_WORDS).from_address(self.address)
+        words[driver.POOL_SYSCALL] = system.syscall
+        words[driver.POOL_YIELD] = system.yield_
+        words[driver.POOL_NAP] = system.nap
+        words[driver.POOL_FUTEX] = system.futex
+        words[driver.POOL_BARRIER_SPINS] = int(_BARRIER_SPIN / pause)
+        words[driver.POOL_BARRIER_YIELDS] = int(_BARRIER_YIELD / yield_)
+        words[driver.POOL_IDLE_SPINS] = int(_IDLE_SPIN / pause)
+        words[driver.POOL_IDLE_YIELDS] = int(_IDLE_YIELD / yield_)
+
+
+def workers() -> Workers:
+    """Return the pool for `settings.threads`, changing its size if that was assigned."""
+    global _pool
+    pool = _pool
+    if pool is None or pool.threads != settings.threads:
+        with _resizing:
+            pool = _pool
+            if pool is None or pool.threads != settings.threads:
+                if pool is not None:
+                    with pool.lock:  # its running job ends first
+                        pool.close()
+                pool = _pool = Workers(max(1, settings.threads))
+    return pool
+
+
+@dataclass(frozen=True)
+class _System:
+    """Addresses of the functions that the driver calls; 0 where the system has none."""
+
+    syscall: int
+    futex: int
+    yield_: int
+    nap: int
+    keep: tuple[object, ...]
+
+
+@lru_cache(maxsize=None)
+def _system() -> _System:
+    if sys.platform == "win32":
+        kernel = ctypes.WinDLL("kernel32")
+        return _System(0, 0, _address(kernel.SwitchToThread), _address(kernel.Sleep), (kernel,))
+    libc = ctypes.CDLL(None)
+    futex = _FUTEX_NUMBERS.get(platform.machine().lower(), 0) if sys.platform == "linux" else 0
+    syscall = _address(libc.syscall) if futex else 0
+    return _System(syscall, futex, _address(libc.sched_yield), _address(libc.usleep), (libc,))
+
+
+def _address(function: object) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=None)
+def _speeds() -> tuple[float, float]:
+    """Seconds that one pause and one offer of the processor to others take."""
+    spin = load_driver().spin
+    pauses, yields = 2000, 50
+    started = time.perf_counter()
+    spin(pauses)
+    paused = time.perf_counter()
+    for _ in range(yields):
+        os.sched_yield() if hasattr(os, "sched_yield") else time.sleep(0)
+    yielded = time.perf_counter()
+    return max((paused - started) / pauses, 1e-9), max((yielded - paused) / yields, 1e-7)
+
+
+_pool: Workers | None = None
+_resizing = threading.Lock()
+
+
+def _close_at_exit() -> None:
+    global _pool
+    if _pool is not None:
+        _pool.close()
+        _pool = None
+
+
+def _renew_in_child() -> None:
+    """A forked child has no workers, and locks in whatever state the parent's threads left them."""
+    global _pool, _resizing
+    _pool = None
+    _resizing = threading.Lock()
+    buffer.pool.renew_lock()
+    cache.renew_locks()
+    library.renew_lock()
+
+
+atexit.register(_close_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_in_child)
