@@ -1,0 +1,97 @@
+"""The innermost loop of every contraction: a tile of sums held in registers.
+
+Comes in: a `Stream` of vectors (the lanes of the tile) and a `Stream` of scalars (its rows), and
+how many products to add. Goes out: the tile's sums, added into scratch memory. Guaranteed: each sum
+is one chain of fused multiply-adds from +0 in the order of the streams, whatever the size of the
+tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from avalon import dtype as dtypes
+from avalon.codegen.emit import Emit, Index, Pointer, Value
+from avalon.codegen.target import Target
+from avalon.dtype import DType
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Elements of one operand along the sum: step k of part i is at
+    `first` + `parts[i]` + (`table[k]`, or k * `step`), in elements of `dtype`.
+    """
+
+    pointer: Pointer
+    first: Index
+    parts: Sequence[Index]
+    step: Index = 0
+    table: Pointer | None = None
+
+    def position(self, emit: Emit, k: Value) -> Value:
+        """The element where part 0 stands at step `k`."""
+        if self.table is not None:
+            moved = emit.load(self.table, k, dtypes.int64)
+        else:
+            moved = emit.multiply(k, emit.index(self.step))
+        return emit.add(emit.index(self.first), moved)
+
+
+def summed_in(dtype: DType) -> DType:
+    """The dtype in which products of `dtype` are summed."""
+    return dtypes.float32 if dtype in (dtypes.float16, dtypes.bfloat16) else dtype
+
+
+def lanes_of(target: Target, dtype: DType) -> int:
+    """Lanes of a vector of sums: as many float32, half as many of 64 bits."""
+    return target.lanes // 2 if dtype.itemsize == 8 else target.lanes
+
+
+def sums(
+    emit: Emit, dtype: DType, width: int, count: Index, lanes: Stream, rows: Stream, nonempty: bool
+) -> list[list[Value]]:
+    """Sums of `count` products for every row and vector of the tile, in registers."""
+    zero = emit.constant(0, dtype, width)
+    carried = [zero] * (len(rows.parts) * len(lanes.parts))
+    with emit.loop(0, count, 1, carried, nonempty=nonempty) as loop:
+        at = lanes.position(emit, loop.index)
+        vectors = [
+            emit.load(lanes.pointer, emit.add(at, emit.index(part)), dtype, width)
+            for part in lanes.parts
+        ]
+        at = rows.position(emit, loop.index)
+        following = []
+        for row, part in enumerate(rows.parts):
+            scalar = emit.load(rows.pointer, emit.add(at, emit.index(part)), dtype)
+            spread = emit.broadcast(scalar, width)
+            for column, vector in enumerate(vectors):
+                held = loop.values[row * len(vectors) + column]
+                following.append(emit.fma(spread, vector, held))
+        loop.next(*following)
+    per_row = len(lanes.parts)
+    results = list(loop.results)
+    return [results[i : i + per_row] for i in range(0, len(results), per_row)]
+
+
+def add_into(
+    emit: Emit,
+    tile: Pointer,
+    first: Index,
+    row_stride: int,
+    found: list[list[Value]],
+    is_first: Value | bool,
+) -> None:
+    """Add the sums of a block to those of the blocks before it, or start with them."""
+    dtype, width = found[0][0].dtype, found[0][0].lanes
+    # x + -0 is x for every x, +0 and -0 alike; integers start from 0.
+    nothing = emit.constant(-0.0 if dtype.is_floating_point else 0, dtype, width)
+    for row, vectors in enumerate(found):
+        for column, vector in enumerate(vectors):
+            place = emit.add(emit.index(first), row * row_stride + column * width)
+            if is_first is not True:
+                before = emit.load(tile, place, dtype, width)
+                if isinstance(is_first, Value):
+                    before = emit.where(is_first, nothing, before)
+                vector = emit.add(before, vector)
+            emit.store(tile, place, vector)
