@@ -1,13 +1,15 @@
 """Memory: buffers of bytes from a pool that keeps its pages.
 
-Comes in: sizes, NumPy arrays, foreign addresses. Goes out: `Buffer` objects, 64-byte aligned when the
-pool made them. Guaranteed: a page that was touched once is not given back between calls (touching a
-fresh page costs more than a microsecond); a buffer that a NumPy view looks into says `pinned` and is
-neither reused nor donated while the view lives; all of it may be used from several threads at once.
+Comes in: sizes, NumPy arrays, foreign addresses. Goes out: `Buffer` objects, 64-byte aligned when
+the pool made them. Guaranteed: a page that was touched once is not given back between calls
+(touching a fresh page costs more than a microsecond); a buffer that a NumPy view looks into says
+`pinned` and is neither reused nor donated while the view lives; all of it may be used from several
+threads at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import threading
@@ -87,7 +89,7 @@ class Pool:
             return address + shift
 
     def trim(self) -> int:
-        """Give the pages of large blocks that nobody uses back to the system; return their bytes."""
+        """Give unused large blocks back to the system; return their bytes."""
         with self._lock:
             return self._trim()
 
@@ -123,8 +125,8 @@ class Pool:
             return _map_pages(size + _SHIFTS * _SHIFT)
         except (OSError, MemoryError):
             raise MemoryError(
-                f"[buffer] the system has no {size:,} bytes left; {self._mapped:,} bytes are in use "
-                "here. Use a smaller batch, or drop tensors that are no longer needed."
+                f"[buffer] the system has no {size:,} bytes left; {self._mapped:,} bytes are in "
+                "use here. Use a smaller batch, or drop tensors that are no longer needed."
             ) from None
 
     def _trim(self) -> int:
@@ -157,10 +159,8 @@ def _map_pages(nbytes: int) -> tuple[mmap.mmap, int]:
         # private, so that a forked child has its own copy
         pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if nbytes >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
-            try:
+            with contextlib.suppress(OSError):  # a kernel without huge pages
                 pages.madvise(mmap.MADV_HUGEPAGE)
-            except OSError:  # a kernel without huge pages
-                pass
     else:
         pages = mmap.mmap(-1, nbytes)
     return pages, ctypes.addressof(ctypes.c_char.from_buffer(pages))
@@ -172,7 +172,7 @@ _first_view = threading.Lock()
 
 
 class Buffer:
-    """`nbytes` of memory with undefined content; its block returns to the pool when the object dies.
+    """`nbytes` of memory with undefined content; it returns to the pool when the object dies.
 
     Attributes:
         address: where the memory starts; a multiple of 64 unless the memory is foreign.
@@ -185,7 +185,7 @@ class Buffer:
     array([0., 1., 2.], dtype=float32)
     """
 
-    __slots__ = ("address", "nbytes", "_home", "_pins", "_owner", "__weakref__")
+    __slots__ = ("__weakref__", "_home", "_owner", "_pins", "address", "nbytes")
 
     address: int
     nbytes: int
@@ -270,7 +270,7 @@ class Buffer:
 class _View:
     """What NumPy keeps as the base of a view, and of every view taken from it."""
 
-    __slots__ = ("_buffer", "_pins", "__array_interface__")
+    __slots__ = ("__array_interface__", "_buffer", "_pins")
 
     def __init__(self, buffer: Buffer, storage: np.dtype[Any], shape: tuple[int, ...]) -> None:
         with _first_view:

@@ -1,12 +1,13 @@
 """The cache folder: kernels' object code and whole programs, kept between runs of Python.
 
-Comes in: a kind ("kernel", "program"), a key, bytes. Goes out: the same bytes in a later process, or
-None. Guaranteed: a file that is damaged, half written, of another version or of another user's making
-is ignored (and replaced when the entry is built again); the folder stays within `settings.cache_bytes`,
-the oldest files leaving first; a folder that cannot be used costs one warning and nothing else.
+Comes in: a kind ("kernel", "program"), a key, bytes. Goes out: the same bytes in a later process,
+or None. Guaranteed: a file that is damaged, half written, of another version or of another user's
+making is ignored (and replaced when the entry is built again); the folder stays within
+`settings.cache_bytes`, the oldest files leaving first; a folder that cannot be used costs one
+warning and nothing else.
 
-A file is written under a temporary name and renamed when complete, so a process that is killed leaves
-no entry behind, only a temporary file, which a later process removes.
+A file is written under a temporary name and renamed when complete, so a process that is killed
+leaves no entry behind, only a temporary file, which a later process removes.
 """
 
 from __future__ import annotations
@@ -70,10 +71,10 @@ def write(kind: str, key: str, payload: bytes) -> None:
     name = f"{kind}-{key}"
     temporary = folder.path / f"{_TEMPORARY}{os.getpid()}-{next(_numbers)}"
     try:
-        with open(temporary, "xb") as file:
+        with temporary.open("xb") as file:
             file.write(_HEADER.pack(_MAGIC, _digest(name, payload), len(payload)))
             file.write(payload)
-        os.replace(temporary, folder.path / name)
+        temporary.replace(folder.path / name)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -106,7 +107,7 @@ def clear() -> int:
     removed = 0
     for entry in _entries(settings.cache):
         with contextlib.suppress(OSError):
-            os.unlink(entry.path)
+            Path(entry.path).unlink()
             removed += not _is_temporary(entry)
     _folders.pop(settings.cache, None)
     return removed
@@ -148,8 +149,8 @@ def _refuse(folder: _Folder, reason: str) -> None:
         return
     folder.refused = reason
     warnings.warn(
-        f"[cache] the folder {folder.path} is not used: {reason}. Programs will be compiled again in "
-        "every process. Set AVALON_CACHE to a folder of yours with free space.",
+        f"[cache] the folder {folder.path} is not used: {reason}. Programs will be compiled again "
+        "in every process. Set AVALON_CACHE to a folder of yours with free space.",
         RuntimeWarning,
         stacklevel=4,
     )
@@ -196,7 +197,7 @@ def _is_temporary(entry: os.DirEntry[str]) -> bool:
 
 
 def _clean(path: Path) -> int:
-    """Remove what killed processes left, and the oldest entries beyond the bound; return the size."""
+    """Remove what killed processes left and the oldest beyond the bound; return the size."""
     found = []
     for entry in _entries(path):
         with contextlib.suppress(OSError):
@@ -204,7 +205,7 @@ def _clean(path: Path) -> int:
             if not _is_temporary(entry):
                 found.append((status.st_mtime, status.st_size, entry.path))
             elif time.time() - status.st_mtime > _ABANDONED_SECONDS:
-                os.unlink(entry.path)
+                Path(entry.path).unlink()
     total = sum(nbytes for _, nbytes, _ in found)
     if total <= settings.cache_bytes:
         return total
@@ -212,6 +213,6 @@ def _clean(path: Path) -> int:
         if total <= settings.cache_bytes * _KEEP_AFTER_CLEANING:
             break
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            Path(name).unlink()
             total -= nbytes
     return total

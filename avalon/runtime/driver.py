@@ -1,10 +1,10 @@
 """The native driver: one foreign call runs a program's table of launches, on one thread or on all.
 
 Comes in: the machine's architecture. Goes out: the driver's LLVM text, and the layout of the tables
-that it reads (the constants below; every field is one 8-byte word). Guaranteed: each unit of work is
-done exactly once; a launch starts only when all earlier groups are complete; no thread needs another
-one to arrive: chunks are claimed from a counter, and a group is complete when its units are done, so a
-thread that sleeps, or wakes late, delays nobody.
+that it reads (the constants below; every field is one 8-byte word). Guaranteed: each unit of work
+is done exactly once; a launch starts only when all earlier groups are complete; no thread needs
+another one to arrive: chunks are claimed from a counter, and a group is complete when its units are
+done, so a thread that sleeps, or wakes late, delays nobody.
 
     run_alone(job)            -> status   all launches on the calling thread
     run_shared(pool, job)     -> status   the same, with the pool's workers helping
@@ -12,16 +12,16 @@ thread that sleeps, or wakes late, delays nobody.
     stop(pool)                            lets the workers return from `serve`
     spin(count)                           `count` pauses, to learn how long one takes
 
-A worker joins a job by raising `active` and then reading `job`; the caller first clears `job` and then
-waits for `active` to be zero. So a worker either sees no job or is waited for, and the job's memory is
-never read after the call returned.
+A worker joins a job by raising `active` and then reading `job`; the caller first clears `job` and
+then waits for `active` to be zero. So a worker either sees no job or is waited for, and the job's
+memory is never read after the call returned.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-# A job: what one call of a program needs. `values` holds the arena's address, then inputs, then outputs.
+# A job: what one call needs. `values` holds the arena's address, then inputs, then outputs.
 JOB_LAUNCHES, JOB_LAUNCH_COUNT = 0, 1
 JOB_PATCHES, JOB_PATCH_COUNT = 2, 3  # pairs (slot, value): slots[slot] = values[value]
 JOB_RELOCATIONS, JOB_RELOCATION_COUNT = 4, 5  # pairs (slot, offset): slots[slot] = arena + offset
@@ -135,7 +135,7 @@ def text(triple: str) -> str:
 
 
 def _function(head: str, body: str) -> str:
-    return f"define {head} nounwind {{\nentry:{body if body.startswith(chr(10)) else chr(10) + body}}}\n"
+    return f"define {head} nounwind {{\nentry:\n{body}}}\n"
 
 
 def _at(name: str, base: str, word: int | str) -> str:

@@ -2,8 +2,8 @@
 
 Comes in: kernels (a symbol and its LLVM text) and the machine to build for, as plain strings. Goes
 out: a `Library` with the address of each symbol. Guaranteed: the text is verified before it reaches
-LLVM's code generator and may import no symbol; equal kernels are built once, then found in memory or in
-the cache folder; code stays loaded while a `Library` that names it lives.
+LLVM's code generator and may import no symbol; equal kernels are built once, then found in memory
+or in the cache folder; code stays loaded while a `Library` that names it lives.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache as once
 from typing import Any, Protocol
 
 import llvmlite
@@ -53,7 +53,7 @@ class NamedMachine:
     features: str = ""
 
 
-@lru_cache(maxsize=None)
+@once
 def host() -> NamedMachine:
     """The machine that runs this process."""
     features = llvm.get_host_cpu_features().flatten()
@@ -168,13 +168,13 @@ def renew_lock() -> None:
     _lock = threading.Lock()
 
 
-@lru_cache(maxsize=None)
+@once
 def _initialize() -> None:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
 
 
-@lru_cache(maxsize=None)
+@once
 def _machine_named(triple: str, cpu: str, features: str) -> Any:
     _initialize()
     return llvm.Target.from_triple(triple).create_target_machine(
@@ -186,7 +186,7 @@ def _target_machine(machine: Machine) -> Any:
     return _machine_named(machine.triple, machine.cpu, machine.features)
 
 
-@lru_cache(maxsize=None)
+@once
 def _loader() -> Any:
     """The one LLJIT of the process. JITLink puts code and constants side by side, as the small code
     model asks.
@@ -215,7 +215,7 @@ def _parse(text: str, context: Any) -> Any:
 
 
 def _symbol_in(text: str) -> str:
-    head, _, rest = text.partition("define ")
+    rest = text.partition("define ")[2]
     return repr(rest.partition("@")[2].partition("(")[0]) if rest else "a kernel"
 
 

@@ -1,9 +1,10 @@
 """The memory plan of a program: where temporaries lie, which launches may overlap, what is donated.
 
-Comes in: a `Plan`. Goes out: an offset in the arena for each temporary, a group number for each launch,
-and the donations that are safe. Guaranteed: two temporaries share bytes only if one's last launch comes
-before the other's first; launches of one group may run in any order and at the same time; a donated
-input is overwritten only when nothing reads its old value any more and no check can still fail.
+Comes in: a `Plan`. Goes out: an offset in the arena for each temporary, a group number for each
+launch, and the donations that are safe. Guaranteed: two temporaries share bytes only if one's last
+launch comes before the other's first; launches of one group may run in any order and at the same
+time; a donated input is overwritten only when nothing reads its old value any more and no check can
+still fail.
 """
 
 from __future__ import annotations
@@ -70,13 +71,11 @@ def plan_arena(plan: Plan) -> Arena:
 def group_launches(plan: Plan, arena: Arena, donations: Collection[tuple[int, int]]) -> list[int]:
     """Return the group of each launch. A barrier lies between groups, none inside.
 
-    A launch joins the running group unless it touches memory that the group writes, or writes memory
-    that the group touches; and a launch that overwrites a donated input waits for the checks before it.
-    `donations` are pairs (output position, input position) of one memory.
+    A launch joins the running group unless it touches memory that the group writes, or writes
+    memory that the group touches; and a launch that overwrites a donated input waits for the checks
+    before it. `donations` are pairs (output position, input position) of one memory.
     """
-    shared = {
-        plan.outputs[output]: plan.inputs[position].buffer for output, position in donations
-    }
+    shared = {plan.outputs[output]: plan.inputs[position].buffer for output, position in donations}
     donated = set(shared)
     groups: list[int] = []
     group = 0
@@ -105,8 +104,8 @@ def safe_donations(plan: Plan) -> list[tuple[int, int]]:
     """Return the pairs (output position, input position) of the plan that may share memory.
 
     The input must not be read after the launch that first writes the output (in that launch itself
-    the kernel reads each element before it writes it: the schedule saw to that), and all checks must
-    have run before, for a failing program changes nothing.
+    the kernel reads each element before it writes it: the schedule saw to that), and all checks
+    must have run before, for a failing program changes nothing.
     """
     first_write: dict[int, int] = {}
     last_read: dict[int, int] = {}

@@ -1,17 +1,17 @@
 """What a program is made of before it is loaded: buffers, kernels, launches, in plain data.
 
 Comes in: the compiler builds a `Plan`. Goes out: the runtime loads it; the cache writes it to disk.
-Guaranteed: a plan holds no Python object of the session (numbers, strings and bytes only), so that it
-can be stored; launches are in an order in which they can run.
+Guaranteed: a plan holds no Python object of the session (numbers, strings and bytes only), so that
+it can be stored; launches are in an order in which they can run.
 
-Kernel ABI: `void symbol(ptr slots, i64 begin, i64 end, ptr scratch)`. `slots` points to 8-byte slots,
-one per argument of the launch, in order: a buffer's address, a scalar's bits (integers sign-extended to
-64 bits, floats in the low bits at their own width), or an integer. The kernel does the units
-[begin, end) of the launch's `work`; the runtime cuts [0, work) into chunks and gives them to threads.
-`scratch` is that thread's private memory of `Kernel.scratch` bytes, 64-byte aligned. A kernel that
-checks its data (indices, labels) has a `status` argument: the address of two int64 words, the number of
-the failed check plus one (0 means none) and the offending value. A failed check ends the program at the
-next barrier, and the launches after it do not run.
+Kernel ABI: `void symbol(ptr slots, i64 begin, i64 end, ptr scratch)`. `slots` points to 8-byte
+slots, one per argument of the launch, in order: a buffer's address, a scalar's bits (integers sign-
+extended to 64 bits, floats in the low bits at their own width), or an integer. The kernel does the
+units [begin, end) of the launch's `work`; the runtime cuts [0, work) into chunks and gives them to
+threads. `scratch` is that thread's private memory of `Kernel.scratch` bytes, 64-byte aligned. A
+kernel that checks its data (indices, labels) has a `status` argument: the address of two int64
+words, the number of the failed check plus one (0 means none) and the offending value. A failed
+check ends the program at the next barrier, and the launches after it do not run.
 
 Memory that the runtime made is 64-byte aligned; an input may be foreign and only as aligned as its
 elements. Units of one launch run in any order and at the same time, on several threads.

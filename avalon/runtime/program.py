@@ -1,9 +1,9 @@
 """A program: a plan that is loaded, and the short way from Python into it.
 
 Comes in: a `Plan`; at each call buffers and numbers. Goes out: fresh buffers with the results.
-Guaranteed: everything that does not change between calls was written into native tables before; calls
-from several threads run side by side, each with tables and an arena of its own; a call whose check
-fails raises and leaves its inputs as they were.
+Guaranteed: everything that does not change between calls was written into native tables before;
+calls from several threads run side by side, each with tables and an arena of its own; a call whose
+check fails raises and leaves its inputs as they were.
 """
 
 from __future__ import annotations
@@ -78,9 +78,7 @@ class Program:
         self._frames: list[_Frame] = []
         self._nanoseconds = self._before = sum(map(_estimate, plan.launches))
 
-    def run(
-        self, inputs: Sequence[Buffer | float], donated: Collection[int] = ()
-    ) -> list[Buffer]:
+    def run(self, inputs: Sequence[Buffer | float], donated: Collection[int] = ()) -> list[Buffer]:
         """Run the program and return its outputs.
 
         Args:
@@ -109,7 +107,7 @@ class Program:
                 frame.values,
                 0,
                 arena.address,
-                *[x.address if x.__class__ is Buffer else x for x in inputs],  # type: ignore[union-attr]
+                *[x.address if isinstance(x, Buffer) else x for x in inputs],
                 *[x.address for x in outputs],
             )
         except (struct.error, OverflowError, AttributeError, IndexError, TypeError):
@@ -136,8 +134,7 @@ class Program:
     def kernels(self) -> Mapping[str, KernelView]:
         """The kernels by symbol; each can be read as `text`, `assembly` and `loops`."""
         return {
-            symbol: KernelView(kernel, self.machine)
-            for symbol, kernel in self.plan.kernels.items()
+            symbol: KernelView(kernel, self.machine) for symbol, kernel in self.plan.kernels.items()
         }
 
     @property
@@ -241,7 +238,7 @@ class KernelView:
 
 
 def check(plan: Plan) -> None:
-    """Raise ValueError if the plan contradicts itself: an unknown kernel, an output nobody writes."""
+    """Raise ValueError if the plan contradicts itself, say by an output that nobody writes."""
     written = {a.value for x in plan.launches for a in x.arguments if a.written}
     for launch in plan.launches:
         if launch.kernel not in plan.kernels:
@@ -375,8 +372,8 @@ class _Frame:
         status = sections.add(2)
         value_table = sections.add(values.count)
         slot_table = sections.add(sum(slots))
-        pairs = 2 * sum(slots)
-        patch_table, relocation_table = sections.add(pairs), sections.add(pairs)
+        patch_table = sections.add(2 * sum(slots))
+        relocation_table = sections.add(2 * sum(slots))
         self._memory = Buffer(sections.words * _WORD)
         self.address = base = self._memory.address
         words = (ctypes.c_int64 * sections.words).from_address(base)
@@ -405,8 +402,8 @@ class _Frame:
                 slot += 1
         for group, units in enumerate(groups):
             words[group_table + group * driver.GROUP_WORDS + driver.GROUP_TOTAL] = units
-        words[patch_table : patch_table + len(patches)] = patches
-        words[relocation_table : relocation_table + len(relocations)] = relocations
+        for table, pairs in ((patch_table, patches), (relocation_table, relocations)):
+            struct.pack_into(f"<{len(pairs)}q", words, table * _WORD, *pairs)
         header = {
             driver.JOB_LAUNCHES: address(launches),
             driver.JOB_LAUNCH_COUNT: len(plan.launches),
@@ -465,7 +462,7 @@ def _place(program: Program, argument: Argument, arena_start: int) -> tuple[str,
     """Where a slot's content comes from: ("value", index), ("arena", offset), ("fixed", word) or
     ("status", 0).
     """
-    plan, values = program.plan, program._values
+    values = program._values
     if argument.kind == "status":
         return "status", 0
     if argument.kind == "integer":

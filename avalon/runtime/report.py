@@ -6,16 +6,16 @@ states is what a call needs, known before any call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
-from avalon.runtime.plan import Argument, BufferSpec, Plan
+from avalon.runtime.plan import Argument, BufferSpec, InputSpec, Plan
 
 
 def describe(
     plan: Plan, groups: Sequence[int], arena_bytes: int, built: int, seconds: float
 ) -> str:
     """Return the text that `print(program)` shows."""
-    roles = {role: 0 for role in ("input", "output", "constant", "temporary")}
+    roles = dict.fromkeys(("input", "output", "constant", "temporary"), 0)
     for spec in plan.buffers:
         roles[spec.role] += spec.nbytes
     scratch = max((kernel.scratch for kernel in plan.kernels.values()), default=0)
@@ -32,14 +32,16 @@ def describe(
             lines.append(f"group {group}")
         arguments = ", ".join(_argument(plan, argument) for argument in launch.arguments)
         effort = f"{launch.flops / 1e6:.3g} MFLOP, {_bytes(launch.bytes)}" if launch.flops else ""
-        lines.append(f"  {number:3} {launch.kernel}({arguments}) x {launch.work}  {effort}".rstrip())
+        lines.append(
+            f"  {number:3} {launch.kernel}({arguments}) x {launch.work}  {effort}".rstrip()
+        )
         why = ", ".join(part for part in (launch.note, launch.source) if part)
         if why:
             lines.append(f"      # {why}")
-    for kind, items in (("input", plan.inputs), ("output", plan.outputs)):
-        for position, item in enumerate(items):
-            spec = item if not isinstance(item, int) else plan.buffers[item]
-            lines.append(f"{kind} {position}: {spec.dtype}[{', '.join(map(str, spec.shape))}]")
+    for position, given in enumerate(plan.inputs):
+        lines.append(f"input {position}: {_type(given)}")
+    for position, number in enumerate(plan.outputs):
+        lines.append(f"output {position}: {_type(plan.buffers[number])}")
     for check in plan.checks:
         lines.append(f"check: {check.message}  # {check.source}")
     return "\n".join(lines)
@@ -56,12 +58,16 @@ def _argument(plan: Plan, argument: Argument) -> str:
     return f"{'-> ' * argument.written}{_buffer(spec, argument.value)}"
 
 
+def _type(spec: BufferSpec | InputSpec) -> str:
+    return f"{spec.dtype}[{', '.join(map(str, spec.shape))}]"
+
+
 def _buffer(spec: BufferSpec, number: int) -> str:
     position = f" {spec.position}" if spec.position >= 0 else f" #{number}"
     return f"{spec.role}{position}"
 
 
-def _count(things: Sequence[object] | set[int] | dict[str, object], one: str, many: str = "") -> str:
+def _count(things: Sized, one: str, many: str = "") -> str:
     return f"{len(things)} {one if len(things) == 1 else many or one + 's'}"
 
 

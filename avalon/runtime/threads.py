@@ -1,9 +1,10 @@
 """The threads that run programs: one pool of workers, and the native calls that use it.
 
-Comes in: the address of a job's table (`driver.py`). Goes out: the job's status word. Guaranteed: the
-calling thread always works itself, so a job finishes whether or not a worker is awake; only one job at
-a time has the workers, and a caller that finds them busy runs alone; a short job neither wakes anyone
-nor releases the GIL; a forked child builds its own pool; workers end before the interpreter does.
+Comes in: the address of a job's table (`driver.py`). Goes out: the job's status word. Guaranteed:
+the calling thread always works itself, so a job finishes whether or not a worker is awake; only one
+job at a time has the workers, and a caller that finds them busy runs alone; a short job neither
+wakes anyone nor releases the GIL; a forked child builds its own pool; workers end before the
+interpreter does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache as once
 
 from avalon.runtime import buffer, cache, driver, library
 from avalon.runtime.plan import Kernel
@@ -50,7 +51,7 @@ class Driver:
     keep: object
 
 
-@lru_cache(maxsize=None)
+@once
 def load_driver() -> Driver:
     """Load the driver, from the cache folder if it was built before."""
     triple = library.host().triple
@@ -148,7 +149,7 @@ class _System:
     keep: tuple[object, ...]
 
 
-@lru_cache(maxsize=None)
+@once
 def _system() -> _System:
     if sys.platform == "win32":
         kernel = ctypes.WinDLL("kernel32")
@@ -163,7 +164,7 @@ def _address(function: object) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
 
 
-@lru_cache(maxsize=None)
+@once
 def _speeds() -> tuple[float, float]:
     """Seconds that one pause and one offer of the processor to others take."""
     spin = load_driver().spin
