@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from avalon.data.order import permutation, seed_of
-from avalon.tensor import Tensor, tensor
+from avalon.data.order import draw_permutation
+from avalon.random import Generator
+from avalon.tensor.core import Tensor
+from avalon.tensor.creation import tensor
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -97,7 +99,7 @@ class Subset(Dataset):
 
 
 def random_split(
-    dataset: Any, lengths: Sequence[float], generator: Any | None = None
+    dataset: Any, lengths: Sequence[float], generator: Generator | None = None
 ) -> list[Subset]:
     """Cut a set at random into subsets of the given lengths, or fractions that sum to 1.
 
@@ -118,7 +120,7 @@ def random_split(
             f"[random_split] lengths {list(lengths)} sum to {sum(counts)}, the data set has "
             f"{total} items: give lengths that sum to {total}, or fractions that sum to 1"
         )
-    order = permutation(total, seed_of(generator)).tolist()
+    order = draw_permutation(total, generator).tolist()
     starts = np.cumsum([0, *counts]).tolist()
     return [Subset(dataset, order[start:stop]) for start, stop in pairwise(starts)]
 

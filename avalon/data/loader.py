@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from avalon.data.dataset import IterableDataset
-from avalon.data.order import permutation
+from avalon.data.order import draw_permutation
 from avalon.functions.joining import stack
-from avalon.random import Generator, draw_seed
-from avalon.tensor import Tensor, tensor
+from avalon.random import Generator
+from avalon.tensor.core import Tensor
+from avalon.tensor.creation import tensor
 
 
 class Sampler:
@@ -54,7 +55,7 @@ class RandomSampler(Sampler):
         self.generator = generator
 
     def __iter__(self) -> Iterator[int]:
-        return iter(permutation(len(self), draw_seed(self.generator)).tolist())
+        return iter(draw_permutation(len(self), self.generator).tolist())
 
     def __len__(self) -> int:
         return len(self.data_source)
