@@ -222,6 +222,7 @@ class Builder:
         self.scratch = Pointer("%scratch")
         self._counter = 0
         self._declared: set[str] = set()
+        self._tables: dict[str, str] = {}  # definition -> name
         self._slots: dict[object, Value | Pointer] = {}
         # The slots are read first, whatever loop is open when a kernel first asks for one.
         self._prologue: list[str] = []
@@ -310,6 +311,14 @@ class Builder:
         if lanes == 1:
             return self.constant(0, dtype)
         return self.constants(range(lanes), dtype)
+
+    def table(self, values: Sequence[Number], dtype: DType) -> Pointer:
+        """The address of known numbers in read-only memory beside the code."""
+        scalar = memory_type(dtype)
+        content = ", ".join(f"{scalar} {number_text(value, dtype)}" for value in values)
+        text = f"private unnamed_addr constant [{len(values)} x {scalar}] [{content}], align 64"
+        name = self._tables.setdefault(text, f"@{self.symbol}.table{len(self._tables)}")
+        return Pointer(name)
 
     def index(self, value: Index) -> Value:
         """An int64 scalar from a Python number or a value."""
@@ -735,8 +744,9 @@ class Builder:
         self.write("ret void")
         declared = "\n".join(sorted(self._declared))
         lines = "\n".join("\n".join(part) for part in self._sequence if part)
+        tables = "".join(f"{name} = {definition}\n" for definition, name in self._tables.items())
         text = (
-            f"define void @{self.symbol}(ptr %slots, i64 %begin, i64 %end, ptr %scratch) {{\n"
+            f"{tables}define void @{self.symbol}(ptr %slots, i64 %begin, i64 %end, ptr %scratch) {{\n"
             f"entry:\n{lines}\n}}\n{declared}\n"
         )
         verify_text(text, self.target)

@@ -12,7 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from avalon import dtype as dtypes
-from avalon.codegen import conversion, integers, math_functions
+from avalon.codegen import (
+    conversion,
+    division,
+    integers,
+    math_functions,
+    powers,
+    special_functions,
+    trigonometry,
+)
 from avalon.codegen.builder import Builder, Index, Loop, Pointer, Value, type_text, verify_text
 from avalon.dtype import DType
 
@@ -105,13 +113,13 @@ class Emit(Builder):
         """The quotient rounded down; 0 for an integer divisor 0."""
         if first.dtype.is_integer:
             return integers.floor_divide(self, first, second)
-        return self._rounded(lambda a, b: math_functions.floor_divide(self, a, b), first, second)
+        return self._rounded(lambda a, b: division.floor_divide(self, a, b), first, second)
 
     def remainder(self, first: Value, second: Value) -> Value:
         """The remainder with the sign of the divisor; 0 for an integer divisor 0."""
         if first.dtype.is_integer:
             return integers.remainder(self, first, second)
-        return self._rounded(lambda a, b: math_functions.remainder(self, a, b), first, second)
+        return self._rounded(lambda a, b: division.remainder(self, a, b), first, second)
 
     def negative(self, value: Value) -> Value:
         """-value"""
@@ -304,64 +312,63 @@ class Emit(Builder):
 
     # Functions
 
-    def _function(self, name: str, *values: Value, **parameters: int) -> Value:
-        compute = getattr(math_functions, name)
-        return self._rounded(lambda *wide: compute(self, *wide, **parameters), *values)
+    def _function(self, function: Callable[..., Value], *values: Value) -> Value:
+        return self._rounded(lambda *wide: function(self, *wide), *values)
 
     def exp(self, value: Value) -> Value:
-        """e to the power of value"""
-        return self._function("exp", value)
+        """e to the power of value."""
+        return self._function(math_functions.exp, value)
 
     def expm1(self, value: Value) -> Value:
-        """exp(value) - 1, accurate near 0"""
-        return self._function("expm1", value)
+        """exp(value) - 1, accurate near 0."""
+        return self._function(math_functions.expm1, value)
 
     def log(self, value: Value) -> Value:
         """The natural logarithm."""
-        return self._function("log", value)
+        return self._function(math_functions.log, value)
 
     def log1p(self, value: Value) -> Value:
-        """log(1 + value), accurate near 0"""
-        return self._function("log1p", value)
+        """log(1 + value), accurate near 0."""
+        return self._function(math_functions.log1p, value)
 
     def sin(self, value: Value) -> Value:
         """The sine of an angle in radians."""
-        return self._function("sin", value)
+        return self._function(trigonometry.sin, value)
 
     def cos(self, value: Value) -> Value:
         """The cosine of an angle in radians."""
-        return self._function("cos", value)
+        return self._function(trigonometry.cos, value)
 
     def tanh(self, value: Value) -> Value:
         """The hyperbolic tangent."""
-        return self._function("tanh", value)
+        return self._function(math_functions.tanh, value)
 
     def erf(self, value: Value) -> Value:
         """The error function."""
-        return self._function("erf", value)
+        return self._function(math_functions.erf, value)
 
     def erfinv(self, value: Value) -> Value:
         """The inverse of the error function."""
-        return self._function("erfinv", value)
+        return self._function(special_functions.erfinv, value)
 
     def lgamma(self, value: Value) -> Value:
         """The logarithm of |gamma(value)|."""
-        return self._function("lgamma", value)
+        return self._function(special_functions.lgamma, value)
 
     def digamma(self, value: Value) -> Value:
         """The derivative of lgamma."""
-        return self._function("digamma", value)
+        return self._function(special_functions.digamma, value)
 
     def polygamma(self, value: Value, order: int) -> Value:
         """The derivative of that order of digamma (order >= 1)."""
-        return self._function("polygamma", value, order=order)
+        return self._rounded(lambda x: special_functions.polygamma(self, x, order), value)
 
     def atan2(self, first: Value, second: Value) -> Value:
         """The angle of the point (second, first)."""
-        return self._function("atan2", first, second)
+        return self._function(trigonometry.atan2, first, second)
 
     def power(self, first: Value, second: Value) -> Value:
         """first to the power of second; integers wrap, and negative exponents give 0, 1 or -1."""
         if first.dtype.is_integer:
             return integers.power(self, first, second)
-        return self._function("power", first, second)
+        return self._function(powers.power, first, second)
