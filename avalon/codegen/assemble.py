@@ -1,0 +1,194 @@
+"""From a schedule to a plan: kernels built or found, buffers numbered, arguments in order.
+
+Comes in: a graph, its `Schedule`, a target. Goes out: a `Plan` for the runtime. Guaranteed: equal nests
+share one kernel, across programs too; a donation is offered only where the kernel reads each element of
+the input before it writes the same element of the output.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from math import prod
+
+from avalon.codegen import loops
+from avalon.codegen.libraries import library_kernels
+from avalon.codegen.target import Target
+from avalon.graph.graph import Graph
+from avalon.graph.node import Call, Node
+from avalon.runtime.plan import (
+    Argument, BufferSpec, CheckSpec, InputSpec, Kernel, Launch, Plan,
+)  # fmt: skip
+from avalon.schedule.arrange import generic, work_of
+from avalon.schedule.donation import donated_pairs
+from avalon.schedule.steps import LibraryStep, Schedule, Step, Temporary, Value
+
+_KEPT_KERNELS = 4096
+_kernels: OrderedDict[tuple[str, str], Kernel] = OrderedDict()
+
+
+def assemble(graph: Graph, schedule: Schedule, tier: str, target: Target) -> Plan:
+    """The plan of a schedule."""
+    assembler = Assembler(graph, schedule, Plan(graph.name, tier), target)
+    for step in schedule.steps:
+        if isinstance(step, Step):
+            assembler.add_nest(step)
+        else:
+            assembler.add_library(step)
+    return assembler.finish()
+
+
+def kernel_of(text: str, build: Step, target: Target) -> Kernel:
+    """The kernel of a nest that prints as `text`."""
+    key = (text, target.name)
+    kernel = _kernels.get(key)
+    if kernel is None:
+        kernel = _kernels[key] = loops.build(build.nest, target)
+        if len(_kernels) > _KEPT_KERNELS:
+            _kernels.popitem(last=False)
+    return kernel
+
+
+class Assembler:
+    """Builds one plan, step by step."""
+
+    def __init__(self, graph: Graph, schedule: Schedule, plan: Plan, target: Target) -> None:
+        self.graph = graph
+        self.schedule = schedule
+        self.plan = plan
+        self.target = target
+        self.numbers: dict[Value, int] = {}
+        self.positions = {node: position for position, node in enumerate(graph.inputs)}
+        for position, node in enumerate(graph.inputs):
+            if node.scalar:
+                plan.inputs.append(InputSpec(node.shape, node.dtype.name, True))
+            else:
+                number = self.append(node, "input", position)
+                plan.inputs.append(InputSpec(node.shape, node.dtype.name, False, number))
+        self.output_values = [self.resolve(node) for node in graph.outputs]
+        for position, value in enumerate(self.output_values):
+            if value not in self.numbers:
+                self.append(value, "output", position)
+        plan.outputs.extend(self.numbers[value] for value in self.output_values)
+
+    def resolve(self, value: Value) -> Value:
+        """The node or temporary whose buffer a value lies in."""
+        aliases = self.schedule.aliases
+        while isinstance(value, Node) and value in aliases:
+            value = aliases[value]
+        return value
+
+    def append(self, value: Value, role: str, position: int = -1) -> int:
+        nbytes = prod(value.shape) * value.dtype.itemsize
+        number = self.numbers[value] = len(self.plan.buffers)
+        self.plan.buffers.append(
+            BufferSpec(nbytes, value.dtype.name, value.shape, role, position)
+        )
+        return number
+
+    def number(self, value: Value) -> int:
+        """The number of a value's buffer."""
+        value = self.resolve(value)
+        found = self.numbers.get(value)
+        return self.append(value, "temporary") if found is None else found
+
+    def add_nest(self, step: Step) -> None:
+        plan, nest, numbers = self.plan, step.nest, []
+        if step.check is not None:
+            stage = nest.stages[0]
+            for store in stage.stores:
+                if store.check is not None:
+                    store.check = (len(plan.checks), store.check[1])
+            plan.checks.append(CheckSpec(*step.check))
+        work = work_of(nest)
+        if step.generic:
+            nest, numbers = generic(nest)
+        kernel = kernel_of(str(nest), Step(nest, [], frozenset(), (), False), self.target)
+        plan.kernels[kernel.symbol] = kernel
+        arguments = []
+        nbytes = 0
+        for place, key in enumerate(step.keys):
+            if not isinstance(key, tuple):
+                number = self.number(key)
+                nbytes += plan.buffers[number].nbytes
+                arguments.append(Argument("buffer", number, place in step.written))
+            elif key[0] == "scalar":
+                arguments.append(Argument("scalar", self.positions[key[1]]))
+            else:
+                arguments.append(Argument("status", 0))
+        arguments.extend(Argument("integer", number) for number in numbers)
+        plan.launches.append(
+            Launch(
+                kernel.symbol, tuple(arguments), work, step.elements * step.cost, nbytes,
+                note_of(step.nodes), source_of(step.nodes),
+            )
+        )  # fmt: skip
+
+    def add_library(self, step: LibraryStep) -> None:
+        kernels, launches = library_kernels(step, self, self.target)
+        for kernel in kernels:
+            self.plan.kernels[kernel.symbol] = kernel
+        note, source = note_of((step.call,)), source_of((step.call,))
+        for launch in launches:
+            self.plan.launches.append(
+                Launch(
+                    launch.kernel, launch.arguments, launch.work, launch.flops, launch.bytes,
+                    note, source,
+                )
+            )  # fmt: skip
+
+    def temporary(self, nbytes: int) -> int:
+        """A new buffer that no node has."""
+        self.plan.buffers.append(BufferSpec(nbytes, "uint8", (nbytes,), "temporary"))
+        return len(self.plan.buffers) - 1
+
+    def finish(self) -> Plan:
+        """Offer the donations and hand over the plan."""
+        inputs = {node: position for node, position in self.positions.items() if not node.scalar}
+        outputs: dict[Value, int] = {}
+        for position, value in enumerate(self.output_values):
+            outputs.setdefault(value, position)
+        writers: dict[Value, int] = {}
+        for step in self.schedule.steps:
+            for value in written_by(step):
+                writers[self.resolve(value)] = writers.get(self.resolve(value), 0) + 1
+        taken: set[int] = set()
+        for step in self.schedule.steps:
+            if not isinstance(step, Step):
+                continue
+            for written, read in donated_pairs(step):
+                target, source = self.resolve(written), self.resolve(read)
+                if target not in outputs or source not in inputs or writers[target] != 1:
+                    continue
+                pair = outputs[target], inputs[source]  # type: ignore[index]
+                if pair[1] not in taken and pair[0] not in {o for o, _ in self.plan.donations}:
+                    taken.add(pair[1])
+                    self.plan.donations.append(pair)
+        return self.plan
+
+
+def written_by(step: Step | LibraryStep) -> Iterable[Value]:
+    """The values that a step writes."""
+    if isinstance(step, Step):
+        return [step.keys[place] for place in step.written]
+    return [step.result.value]
+
+
+def note_of(nodes: Iterable[Node]) -> str:
+    """What a launch computes, in the names of the graph."""
+    parts = []
+    for node in nodes:
+        name = node.primitive.name if isinstance(node, Call) else type(node).__name__.lower()
+        parts.append(f"{name} {'x'.join(map(str, node.shape)) or 'scalar'}")
+    return ", ".join(parts)
+
+
+def source_of(nodes: Iterable[Node]) -> str:
+    """The user's file and line that a launch came from."""
+    for node in nodes:
+        if node.source:
+            return ":".join(map(str, node.source))
+    return ""
+
+
+__all__ = ["Assembler", "Temporary", "assemble"]

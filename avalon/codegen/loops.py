@@ -1,0 +1,481 @@
+"""From a loop nest to the text of a kernel.
+
+Comes in: a `Nest` and a target. Goes out: a `Kernel`. Guaranteed: the last loop of a stage with `lanes` is
+vectorised, its tail masked; a value is computed in the outermost loop that knows its axes; a neighbour
+becomes a vector load, an invariant a broadcast, everything else a gather; numbers that are slots are
+read from the kernel's arguments, so that one text serves every size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from avalon import dtype as dtypes
+from avalon.codegen.emit import Emit, Pointer, Value
+from avalon.codegen.reduction import extreme, reduce
+from avalon.codegen.target import Target
+from avalon.dtype import DType
+from avalon.graph.primitive import lookup
+from avalon.runtime.plan import Kernel
+from avalon.schedule.index import Affine, Axis, Dynamic, Quotient, Slot
+from avalon.schedule.loops import (
+    Apply, Coordinate, Expression, Extreme, Inside, Load, Nest, Number, Reduce, Scalar, Stage, Store,
+)  # fmt: skip
+
+_LINE = 64  # private buffers start at cache lines
+
+
+@dataclass
+class Lanes:
+    """The axis that runs across the lanes of vectors; `mask` switches lanes off."""
+
+    bits: int
+    axis: Axis
+    count: int
+    mask: Value | None
+
+
+def build(nest: Nest, target: Target, prefix: str = "loops") -> Kernel:
+    """The kernel of a nest; equal nests give kernels of equal names."""
+    described = str(nest)
+    name = f"{prefix}_{sha256(described.encode()).hexdigest()[:16]}"
+    emitter = NestEmitter(nest, name, target)
+    text = emitter.text()
+    return Kernel(name, text, emitter.scratch, described)
+
+
+class NestEmitter:
+    """Writes one nest. `emit` is open inside the loops whose axes are in `open` (a set of bits)."""
+
+    def __init__(self, nest: Nest, symbol: str, target: Target) -> None:
+        self.nest = nest
+        self.target = target
+        self.emit = Emit(symbol, target)
+        self.open = 0
+        self.lanes: Lanes | None = None
+        self.places: dict[int, Value] = {}  # axis number -> its value, the first lane's if vectorised
+        self.known: list[dict[int, Value]] = [{}]
+        self.index_dtype = dtypes.int64 if nest.wide else dtypes.int32
+        self.scratch = 0
+        self._private: list[int] = []
+        for dtype, size in nest.locals:
+            self._private.append(self.scratch)
+            self.scratch += -(-size * dtype.itemsize // _LINE) * _LINE
+
+    def text(self) -> str:
+        nest, emit = self.nest, self.emit
+        pieces: Value | None = None
+        if nest.cut:
+            extent = self.number(nest.stages[0].axes[0].extent)
+            cut = self.number(nest.cut)
+            pieces = self.quotient(emit.subtract(emit.add(extent, cut), 1), cut)
+        with emit.loop(emit.begin, emit.end) as units:
+            left: Value = units.index
+            piece = None
+            if pieces is not None:
+                if nest.units:
+                    piece = self.remainder(left, pieces)
+                    left = self.quotient(left, pieces)
+                else:
+                    piece = left
+            for axis in reversed(nest.units):
+                if axis is nest.units[0]:
+                    self.places[axis.number] = left
+                else:
+                    extent = self.number(axis.extent)
+                    self.places[axis.number] = self.remainder(left, extent)
+                    left = self.quotient(left, extent)
+                self.open |= axis.bits
+            with self.scope():
+                for stage in nest.stages:
+                    with self.scope():
+                        self.stage(stage, 0, piece)
+        return emit.finish()
+
+    # Loops
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Values found inside are forgotten outside."""
+        self.known.append({})
+        yield
+        self.known.pop()
+
+    @contextmanager
+    def inside(self, axis: Axis, place: Value, lanes: Lanes | None = None) -> Iterator[None]:
+        """Within the loop of `axis`, which now stands at `place`."""
+        outer_lanes = self.lanes
+        self.places[axis.number] = place
+        self.open |= axis.bits
+        if lanes is not None:
+            self.lanes = lanes
+        with self.scope():
+            yield
+        self.lanes = outer_lanes
+        self.open &= ~axis.bits
+
+    def across(
+        self, axis: Axis, place: Value, count: int, mask: Value | None
+    ) -> AbstractContextManager[None]:
+        """Within a strip of `count` lanes of `axis`, of which the first is at `place`."""
+        return self.inside(axis, place, Lanes(axis.bits, axis, count, mask))
+
+    def stage(self, stage: Stage, level: int, piece: Value | None) -> None:
+        """The loops of a stage from `level` on."""
+        emit = self.emit
+        self.prepare(stage)
+        if level == len(stage.axes):
+            # All values come before the first store: a result may lie in the memory of an operand.
+            for store in stage.stores:
+                self.value(store.value)
+            for store in stage.stores:
+                self.store(store)
+            return
+        axis = stage.axes[level]
+        start, stop = emit.index(0), self.number(axis.extent)
+        if piece is not None and level == 0:
+            cut = self.number(self.nest.cut)
+            start = emit.multiply(piece, cut)
+            stop = emit.minimum(emit.add(start, cut), stop)
+        if not (stage.lanes and level == len(stage.axes) - 1):
+            with emit.loop(start, stop) as loop, self.inside(axis, loop.index):
+                self.stage(stage, level + 1, None)
+            return
+        width = self.width(stage)
+        even = isinstance(axis.extent, int) and axis.extent % width == 0
+        for place, mask in self.strips(start, stop, width, even):
+            with self.across(axis, place, width, mask):
+                self.stage(stage, level + 1, None)
+
+    def strips(
+        self, start: Value, stop: Value, width: int, even: bool
+    ) -> Iterator[tuple[Value, Value | None]]:
+        """The strips of a vectorised loop: whole vectors in a loop, then the masked rest; yields the first
+        element and the mask, and the caller writes the body for each. `even` promises that no rest is left.
+        """
+        emit = self.emit
+        count = emit.subtract(stop, start) if start.number != 0 else stop
+        if isinstance(count.number, int):
+            whole = count.number // width * width
+            if whole:
+                with emit.loop(start, whole, width, nonempty=True) as loop:
+                    yield loop.index, None
+            if count.number > whole:
+                yield emit.index(whole), emit.mask_below(count.number - whole, width)
+            return
+        if even:
+            with emit.loop(start, stop, width) as loop:
+                yield loop.index, None
+            return
+        rest = emit.bit_and(count, width - 1)
+        whole_end = emit.subtract(stop, rest)
+        with emit.loop(start, whole_end, width) as loop:
+            yield loop.index, None
+        with emit.if_(emit.less(whole_end, stop)):
+            yield whole_end, emit.mask_below(rest, width)
+
+    def width(self, stage: Stage) -> int:
+        """Lanes of a stage's vectors: the widest type in it fills a register."""
+        itemsize = 1
+        for store in stage.stores:
+            itemsize = max(itemsize, _widest(store.value, set()))
+        if any(store.index.bits and self.scattered(store, stage) for store in stage.stores):
+            itemsize = max(itemsize, self.index_dtype.itemsize)
+        return max(2, 4 * self.target.lanes // itemsize)
+
+    def scattered(self, store: Store, stage: Stage) -> bool:
+        return store.index.coefficient(stage.axes[-1]) != 1
+
+    def prepare(self, stage: Stage) -> None:
+        """Compute everything that depends on open axes only, in front of the loops that follow."""
+        seen: set[int] = set()
+        for store in stage.stores:
+            self.prepare_form(store.index, seen)
+            for guard in store.guards:
+                self.prepare_form(guard.form, seen)
+            self.prepare_value(store.value, seen)
+
+    def prepare_value(self, expression: Expression, seen: set[int]) -> None:
+        if id(expression) in seen:
+            return
+        seen.add(id(expression))
+        if not expression.bits & ~self.open:
+            if not isinstance(expression, Number | Scalar):
+                self.value(expression)
+            return
+        if isinstance(expression, Apply):
+            for operand in expression.operands:
+                self.prepare_value(operand, seen)
+        elif isinstance(expression, Load):
+            self.prepare_form(expression.index, seen)
+            for guard in expression.guards:
+                self.prepare_form(guard.form, seen)
+        elif isinstance(expression, Reduce | Extreme):
+            self.prepare_value(expression.body, seen)
+        elif isinstance(expression, Inside | Coordinate):
+            self.prepare_form(expression.form, seen)
+
+    def prepare_form(self, form: Affine, seen: set[int]) -> None:
+        for variable in form.terms:
+            if isinstance(variable, Dynamic):
+                self.prepare_value(variable.expression, seen)
+            elif isinstance(variable, Quotient):
+                self.prepare_form(variable.source, seen)
+
+    # Index arithmetic
+
+    def number(self, number: Any) -> Value:
+        """A number of the nest: known, or an argument."""
+        if isinstance(number, Slot):
+            return self.emit.integer(number.position)
+        return self.emit.index(number)
+
+    def quotient(self, value: Value, divisor: Value) -> Value:
+        """value / divisor of a value that is not negative."""
+        if isinstance(value.number, int) and isinstance(divisor.number, int):
+            return self.emit.constant(value.number // divisor.number, value.dtype, value.lanes)
+        return self.emit.binary("udiv", value, divisor)
+
+    def remainder(self, value: Value, divisor: Value) -> Value:
+        if isinstance(value.number, int) and isinstance(divisor.number, int):
+            return self.emit.constant(value.number % divisor.number, value.dtype, value.lanes)
+        return self.emit.binary("urem", value, divisor)
+
+    def lane_bits(self) -> int:
+        return self.lanes.bits if self.lanes is not None else 0
+
+    def scalar_form(self, form: Affine) -> Value:
+        """The form at the first lane, without variables that differ from lane to lane."""
+        emit, lanes = self.emit, self.lane_bits()
+        terms = []
+        for variable, coefficient in form.terms.items():
+            if isinstance(variable, Axis):
+                place = self.places[variable.number]
+            elif variable.bits & lanes:
+                continue
+            else:
+                place = self.variable(variable)
+            terms.append(emit.multiply(place, self.number(coefficient)))
+        terms.sort(key=lambda term: term.depth)  # so that outer loops hold the partial sums
+        total = self.number(form.offset)
+        for term in terms:
+            total = emit.add(total, term)
+        return total
+
+    def lane_parts(self, form: Affine) -> tuple[Any, list[tuple[Any, Any]]]:
+        """The factor of the lane axis, and the variables that differ from lane to lane."""
+        if self.lanes is None or not form.bits & self.lanes.bits:
+            return 0, []
+        parts = [
+            (variable, coefficient)
+            for variable, coefficient in form.terms.items()
+            if not isinstance(variable, Axis) and variable.bits & self.lanes.bits
+        ]
+        return form.coefficient(self.lanes.axis), parts
+
+    def vector_form(self, form: Affine) -> Value:
+        """The form in every lane."""
+        emit, lanes = self.emit, self.lanes
+        assert lanes is not None
+        step, parts = self.lane_parts(form)
+        total = self.index_vector(self.scalar_form(form))
+        if not (isinstance(step, int) and step == 0):
+            steps = emit.multiply(
+                emit.iota(lanes.count, self.index_dtype), self.index_vector(self.number(step))
+            )
+            total = emit.add(total, steps)
+        for variable, coefficient in parts:
+            scaled = emit.multiply(
+                self.variable(variable), self.index_vector(self.number(coefficient))
+            )
+            total = emit.add(total, scaled)
+        return total
+
+    def index_vector(self, value: Value) -> Value:
+        """An index in all lanes, in the type of index vectors."""
+        assert self.lanes is not None
+        return self.emit.broadcast(self.emit.cast(value, self.index_dtype), self.lanes.count)
+
+    def variable(self, variable: Quotient | Dynamic) -> Value:
+        """A scalar int64, or an index vector where the variable differs from lane to lane."""
+        emit = self.emit
+        in_lanes = bool(variable.bits & self.lane_bits())
+        if isinstance(variable, Dynamic):
+            index = self.value(variable.expression)
+            limit = emit.constant(0, dtypes.int64, index.lanes)
+            index = emit.maximum(index, limit)
+            top = emit.broadcast(self.number(variable.limit), index.lanes)
+            index = emit.minimum(index, top)
+            if in_lanes:
+                assert self.lanes is not None
+                index = emit.broadcast(emit.cast(index, self.index_dtype), self.lanes.count)
+            return index
+        divisor = self.number(variable.divisor)
+        if in_lanes:
+            source = self.vector_form(variable.source)
+            divisor = self.index_vector(divisor)
+        else:
+            source = self.scalar_form(variable.source)
+        if variable.remainder:
+            return self.remainder(source, divisor)
+        return self.quotient(source, divisor)
+
+    def form(self, form: Affine) -> Value:
+        """The form as a scalar, or as a vector where it differs from lane to lane."""
+        if form.bits & self.lane_bits():
+            return self.vector_form(form)
+        return self.scalar_form(form)
+
+    def guard(self, guard: Inside) -> Value:
+        """Whether a guard holds: one unsigned comparison."""
+        emit = self.emit
+        form = self.form(guard.form)
+        low, high = self.number(guard.low), self.number(guard.high)
+        span = emit.subtract(high, low)
+        if form.lanes > 1:
+            low, span = self.index_vector(low), self.index_vector(span)
+        return emit.compare("ult", emit.subtract(form, low), span)
+
+    def mask(self, guards: Sequence[Inside], lanes: int) -> Value | None:
+        """The lanes in which all guards hold and that are not past the end."""
+        emit = self.emit
+        mask = self.lanes.mask if self.lanes is not None and lanes > 1 else None
+        for guard in guards:
+            holds = emit.broadcast(self.guard(guard), lanes)
+            mask = holds if mask is None else emit.bit_and(mask, holds)
+        return mask
+
+    # Memory
+
+    def buffer(self, argument: int) -> Pointer:
+        if argument >= 0:
+            return self.emit.pointer(argument)
+        return self.emit.offset(self.emit.scratch, self._private[-argument - 1])
+
+    def load(self, load: Load) -> Value:
+        emit, buffer = self.emit, self.buffer(load.argument)
+        if not load.bits & self.lane_bits():
+            index = self.scalar_form(load.index)
+            holds = self.mask(load.guards, 1)
+            if holds is None:
+                return emit.load(buffer, index, load.dtype)
+            # Where a guard fails the first element is read in place of one outside, and dropped.
+            index = emit.where(holds, index, emit.index(0))
+            value = emit.load(buffer, index, load.dtype)
+            return emit.where(holds, value, emit.constant(0, load.dtype))
+        assert self.lanes is not None
+        mask = self.mask(load.guards, self.lanes.count)
+        step, parts = self.lane_parts(load.index)
+        if not parts and isinstance(step, int):
+            if step == 1:
+                index = self.scalar_form(load.index)
+                return emit.load(buffer, index, load.dtype, self.lanes.count, mask)
+            strided = self.target.has_masks and load.dtype.itemsize >= 4
+            if 2 <= step <= 4 and strided:
+                return self.load_strided(load, buffer, step, mask)
+        return emit.gather(buffer, self.vector_form(load.index), load.dtype, mask)
+
+    def load_strided(self, load: Load, buffer: Pointer, step: int, mask: Value | None) -> Value:
+        """Every `step`-th of a row of neighbours: cheaper than a gather."""
+        emit, lanes = self.emit, self.lanes
+        assert lanes is not None
+        wide = lanes.count * step
+        wanted = emit.constants([lane % step == 0 for lane in range(wide)], dtypes.bool_)
+        if mask is not None:
+            spread = emit.shuffle(mask, None, [lane // step for lane in range(wide)])
+            wanted = emit.bit_and(wanted, spread)
+        row = emit.load(buffer, self.scalar_form(load.index), load.dtype, wide, wanted)
+        return emit.shuffle(row, None, range(0, wide, step))
+
+    def store(self, store: Store) -> None:
+        emit, buffer = self.emit, self.buffer(store.argument)
+        value = self.value(store.value)
+        if store.check is not None:
+            self.check(store, value)
+        if self.lanes is None:
+            emit.store(buffer, self.scalar_form(store.index), value, self.mask(store.guards, 1))
+            return
+        value = emit.broadcast(value, self.lanes.count)
+        mask = self.mask(store.guards, self.lanes.count)
+        step, parts = self.lane_parts(store.index)
+        if step == 1 and not parts:
+            emit.store(buffer, self.scalar_form(store.index), value, mask)
+        else:
+            emit.scatter(buffer, self.vector_form(store.index), value, mask)
+
+    def check(self, store: Store, value: Value) -> None:
+        """Report a value outside [0, bound), unless an earlier check failed already."""
+        emit = self.emit
+        assert store.check is not None
+        number, bound = (self.number(part) for part in store.check)
+        wide = emit.cast(value, dtypes.int64)
+        status = emit.pointer([kind for kind, _ in self.nest.arguments].index("status"))
+        with emit.if_(emit.compare("uge", wide, bound)):
+            clear = emit.equal(emit.load(status, 0, dtypes.int64), 0)
+            with emit.if_(clear):
+                emit.store(status, 1, wide)
+                emit.store(status, 0, emit.add(number, 1))
+
+    # Values
+
+    def value(self, expression: Expression) -> Value:
+        """The value of an expression here: a scalar, or a vector where it differs from lane to lane."""
+        for known in reversed(self.known):
+            found = known.get(id(expression))
+            if found is not None:
+                return found
+        found = self.compute(expression)
+        self.known[-1][id(expression)] = found
+        return found
+
+    def compute(self, expression: Expression) -> Value:
+        emit = self.emit
+        if isinstance(expression, Number):
+            return emit.constant(expression.value, expression.dtype)
+        if isinstance(expression, Scalar):
+            return emit.scalar(expression.argument, expression.dtype)
+        if isinstance(expression, Load):
+            return self.load(expression)
+        if isinstance(expression, Coordinate):
+            return emit.cast(self.form(expression.form), dtypes.int64)
+        if isinstance(expression, Inside):
+            return self.guard(expression)
+        if isinstance(expression, Reduce):
+            return reduce(self, expression)
+        if isinstance(expression, Extreme):
+            return extreme(self, expression)
+        assert isinstance(expression, Apply)
+        operands = [self.value(operand) for operand in expression.operands]
+        lanes = max(operand.lanes for operand in operands)
+        operands = [emit.broadcast(operand, lanes) for operand in operands]
+        lower = lookup(expression.name).rules["lower"]
+        result = lower(emit, *operands, **expression.parameters)
+        assert isinstance(result, Value)
+        return result
+
+
+def _widest(expression: Expression, seen: set[int]) -> int:
+    """Bytes of the widest element type in an expression."""
+    if id(expression) in seen:
+        return 1
+    seen.add(id(expression))
+    widest = expression.dtype.itemsize
+    if expression.dtype in (dtypes.float16, dtypes.bfloat16):
+        widest = 4  # computed in float32
+    children: Sequence[Expression] = ()
+    if isinstance(expression, Apply):
+        children = expression.operands
+    elif isinstance(expression, Reduce | Extreme):
+        children = (expression.body,)
+    for child in children:
+        widest = max(widest, _widest(child, seen))
+    return widest
+
+
+def dtype_of(nest: Nest, argument: int) -> DType:
+    """The element type of a buffer of the nest."""
+    return nest.arguments[argument][1] if argument >= 0 else nest.locals[-argument - 1][0]

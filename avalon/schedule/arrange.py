@@ -1,0 +1,312 @@
+"""From a nest as written to one that runs well: loops joined, units of work chosen, numbers abstracted.
+
+Comes in: nests with one loop an axis of the result. Goes out: the same nests with neighbouring loops
+joined where every index allows it (so that a contiguous elementwise kernel is one flat loop), with
+outer loops made units of work that threads share, and, for the cold tier, with numbers replaced by slots.
+Guaranteed: the values that are stored, and the order of reductions, stay the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from avalon.schedule.index import Affine, Axis, Dynamic, Quotient, Slot, Variable
+from avalon.schedule.loops import (
+    Apply, Coordinate, Expression, Extreme, Inside, Load, Nest, Number, Reduce, Scalar, Stage, Store,
+)  # fmt: skip
+
+_UNIT = 4096  # elements of a unit, about
+_UNITS = 16  # units that are enough for any number of threads
+_SMALL_DIVISOR = 16  # divisors up to which a shape-generic kernel knows them
+
+
+class Mapper:
+    """Rebuilds a nest with axes, index forms and numbers changed. Subclasses say how."""
+
+    def __init__(self) -> None:
+        self._forms: dict[Affine, Affine] = {}
+        self._expressions: dict[int, Expression] = {}
+
+    def axis(self, axis: Axis) -> Axis | None:
+        """What an axis becomes; None if another one counts for it."""
+        return axis
+
+    def number(self, number: Any) -> Any:
+        return number
+
+    def factor(self, variable: Variable, number: Any) -> Any:
+        return number
+
+    def divisor(self, number: Any) -> Any:
+        return number
+
+    def form(self, form: Affine) -> Affine:
+        found = self._forms.get(form)
+        if found is None:
+            terms: dict[Variable, Any] = {}
+            for variable, coefficient in form.terms.items():
+                mapped = self.variable(variable)
+                if mapped is not None:
+                    terms[mapped] = self.factor(variable, coefficient)
+            offset = self.number(form.offset) if form.offset else 0
+            found = self._forms[form] = Affine(terms, offset)
+        return found
+
+    def variable(self, variable: Variable) -> Variable | None:
+        if isinstance(variable, Axis):
+            return self.axis(variable)
+        if isinstance(variable, Quotient):
+            return Quotient(
+                self.form(variable.source), self.divisor(variable.divisor), variable.remainder,
+                variable.low, variable.high,
+            )  # fmt: skip
+        return Dynamic(self.expression(variable.expression), self.number(variable.limit))
+
+    def guards(self, guards: tuple[Inside, ...]) -> tuple[Inside, ...]:
+        return tuple([self.guard(guard) for guard in guards])
+
+    def guard(self, guard: Inside) -> Inside:
+        mapped = self.expression(guard)
+        assert isinstance(mapped, Inside)
+        return mapped
+
+    def expression(self, expression: Expression) -> Expression:
+        found = self._expressions.get(id(expression))
+        if found is None:
+            found = self._expressions[id(expression)] = self._expression(expression)
+        return found
+
+    def _expression(self, e: Expression) -> Expression:
+        if isinstance(e, Load):
+            return Load(e.argument, e.dtype, self.form(e.index), self.guards(e.guards))
+        if isinstance(e, Apply):
+            operands = [self.expression(operand) for operand in e.operands]
+            return Apply(e.name, e.dtype, operands, e.parameters)
+        if isinstance(e, Number | Scalar):
+            return e
+        if isinstance(e, Coordinate):
+            return Coordinate(self.form(e.form))
+        if isinstance(e, Inside):
+            low = self.number(e.low) if e.low else 0
+            return Inside(self.form(e.form), low, self.number(e.high))
+        if isinstance(e, Reduce):
+            if e.form == "row":
+                self.across(e.axes[-1])
+            axes = tuple([self.own(axis) for axis in e.axes])
+            block = self.number(e.block)
+            return Reduce(e.combine, e.identity, e.form, axes, block, self.expression(e.body))
+        assert isinstance(e, Extreme)
+        return Extreme(e.largest, self.own(e.axis), self.expression(e.body))
+
+    def across(self, axis: Axis) -> None:
+        """Told of the axis of a "row" reduction, which runs across lanes, before its body."""
+
+    def own(self, axis: Axis) -> Axis:
+        mapped = self.axis(axis)
+        assert mapped is not None
+        return mapped
+
+    def stage(self, stage: Stage) -> Stage:
+        axes = tuple([a for a in map(self.axis, stage.axes) if a is not None])
+        stores = tuple(
+            [
+                Store(
+                    store.argument, self.form(store.index), self.expression(store.value),
+                    self.guards(store.guards),
+                    store.check and (self.number(store.check[0]), self.number(store.check[1])),
+                )
+                for store in stage.stores
+            ]
+        )  # fmt: skip
+        return Stage(axes, stores, stage.lanes)
+
+    def nest(self, nest: Nest) -> Nest:
+        units = tuple([a for a in map(self.axis, nest.units) if a is not None])
+        cut = self.number(nest.cut) if nest.cut else 0
+        stages = tuple([self.stage(stage) for stage in nest.stages])
+        return Nest(units, stages, nest.arguments, cut, nest.locals, nest.wide)
+
+
+class _Forms(Mapper):
+    """Collects every index form of a nest, also those inside others."""
+
+    def form(self, form: Affine) -> Affine:
+        if form not in self._forms:
+            self._forms[form] = form
+            for variable in form.terms:
+                if not isinstance(variable, Axis):
+                    self.variable(variable)
+        return form
+
+
+def forms_of(nest: Nest) -> list[Affine]:
+    """All index forms of a nest."""
+    collector = _Forms()
+    for stage in nest.stages:
+        collector.stage(stage)
+    return list(collector._forms)
+
+
+class _Join(Mapper):
+    """Replaces axes by joined ones; an axis that was joined into an inner one disappears."""
+
+    def __init__(self, joined: dict[Axis, Axis | None]) -> None:
+        super().__init__()
+        self.joined = joined
+
+    def axis(self, axis: Axis) -> Axis | None:
+        return self.joined.get(axis, axis)
+
+
+def join_loops(nest: Nest) -> Nest:
+    """Drop loops of one round and join neighbours that all forms walk through as if they were one. Only
+    for nests of one stage; each list of loops keeps its order.
+    """
+    (stage,) = nest.stages
+    axes = [axis for axis in stage.axes if axis.extent != 1]
+    if len(axes) > 1:
+        forms = forms_of(nest)
+    joined: dict[Axis, Axis | None] = {
+        axis: None for axis in stage.axes if axis.extent == 1
+    }
+    position = len(axes) - 1
+    kept: list[Axis] = []
+    extents: dict[Axis, int] = {axis: axis.extent for axis in axes}
+    while position >= 0:
+        inner = axes[position]
+        while position > 0 and _joins(forms, axes[position - 1], inner, extents[inner]):
+            outer = axes[position - 1]
+            extents[inner] *= extents[outer]
+            joined[outer] = None
+            position -= 1
+        kept.append(inner)
+        position -= 1
+    if len(kept) == len(stage.axes):
+        return nest
+    for axis in kept:
+        if extents[axis] != axis.extent:
+            joined[axis] = Axis(axis.number, extents[axis])
+    return _Join(joined).nest(nest)
+
+
+def _joins(forms: list[Affine], outer: Axis, inner: Axis, inner_extent: int) -> bool:
+    """Whether every form takes a round of `outer` as going on with `inner`."""
+    for form in forms:
+        if form.terms.get(outer, 0) != form.terms.get(inner, 0) * inner_extent:
+            return False
+    return True
+
+
+def choose_units(nest: Nest, cost: int = 1, parallel: int = 99) -> Nest:
+    """Make outer loops of a nest of one stage units of work. `cost` is the work of one element, in
+    elementary operations; only the first `parallel` loops may run side by side.
+    """
+    (stage,) = nest.stages
+    axes = list(stage.axes)
+    parallel = min(parallel, len(axes))
+    everything = parallel == len(axes)
+    inner = 1
+    for axis in axes:
+        inner *= axis.extent
+    wanted = max(1, _UNIT // max(cost, 1))
+    if inner <= wanted:
+        return nest
+    units: list[Axis] = []
+    count = 1
+    if everything and stage.lanes:
+        parallel -= 1
+    while len(units) < parallel and count < _UNITS and inner > wanted:
+        count *= axes[0].extent
+        inner //= axes[0].extent
+        units.append(axes.pop(0))
+    cut = 0
+    if everything and axes and count < _UNITS and inner > 2 * wanted:
+        per_step = max(1, inner // axes[0].extent)
+        cut = max(64, -(-wanted // per_step) // 64 * 64)
+        if cut >= axes[0].extent:
+            cut = 0
+    return Nest(
+        tuple(units), (Stage(tuple(axes), stage.stores, stage.lanes),), nest.arguments, cut,
+        nest.locals, nest.wide,
+    )  # fmt: skip
+
+
+def work_of(nest: Nest) -> int:
+    """The number of units of a nest."""
+    count = 1
+    for axis in nest.units:
+        count *= axis.extent
+    if nest.cut:
+        count *= -(-nest.stages[0].axes[0].extent // nest.cut)
+    return count
+
+
+def mark_wide(nest: Nest) -> Nest:
+    """Note whether some index needs more than 31 bits."""
+    limit = 1 << 31
+    nest.wide = any(form.high >= limit or form.low < -limit for form in forms_of(nest))
+    return nest
+
+
+class _Generic(Mapper):
+    """Replaces numbers by slots, in the order in which they are met."""
+
+    def __init__(self, nest: Nest) -> None:
+        super().__init__()
+        self.numbers: list[int] = []
+        self.first = len(nest.arguments)
+        self.lane_axes = {stage.axes[-1] for stage in nest.stages if stage.lanes and stage.axes}
+        self._axes: dict[Axis, Axis] = {}
+
+    def axis(self, axis: Axis) -> Axis:
+        found = self._axes.get(axis)
+        if found is None:
+            found = self._axes[axis] = Axis(axis.number, self.number(axis.extent))
+        return found
+
+    def across(self, axis: Axis) -> None:
+        self.lane_axes.add(axis)
+
+    def number(self, number: Any) -> Slot:
+        self.numbers.append(number)
+        return Slot(self.first + len(self.numbers) - 1)
+
+    def factor(self, variable: Variable, number: Any) -> Any:
+        if number == 1 and (variable in self.lane_axes or not isinstance(variable, Axis)):
+            return 1
+        return self.number(number)
+
+    def divisor(self, number: Any) -> Any:
+        return number if number <= _SMALL_DIVISOR else self.number(number)
+
+
+def generic(nest: Nest) -> tuple[Nest, list[int]]:
+    """The nest with its numbers as slots behind its arguments, and the numbers."""
+    mapper = _Generic(nest)
+    return mapper.nest(nest), mapper.numbers
+
+
+def axes_of(nest: Nest) -> Iterator[Axis]:
+    """The loops of a nest, units first."""
+    yield from nest.units
+    for stage in nest.stages:
+        yield from stage.axes
+
+
+def cost_of(expression: Expression, costs: Callable[[str], int], seen: set[int]) -> int:
+    """About how many elementary operations one element of an expression takes."""
+    if id(expression) in seen:
+        return 0
+    seen.add(id(expression))
+    if isinstance(expression, Apply):
+        own = costs(expression.name)
+        return own + sum(cost_of(operand, costs, seen) for operand in expression.operands)
+    if isinstance(expression, Reduce):
+        rounds = 1
+        for axis in expression.axes:
+            rounds *= axis.extent
+        return rounds * cost_of(expression.body, costs, seen)
+    if isinstance(expression, Extreme):
+        return int(expression.axis.extent) * (2 + cost_of(expression.body, costs, seen))
+    return 1

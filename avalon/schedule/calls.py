@@ -1,0 +1,409 @@
+"""Call by call: the schedule of the plain and the cold tier, and of what the hot tier does not fuse.
+
+Comes in: a graph. Goes out: a `Schedule` with one step a call (a few for calls that need partial results).
+Guaranteed: the values of `graph.interpret`, in the order of operations that `order` fixes. In the cold
+tier movements that keep elements on a lattice cost no step: their consumer reads through them; numbers
+are handed over at run time, so that few kernels serve all shapes. In the plain tier every call has a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from avalon import dtype as dtypes
+from avalon.graph.graph import Graph
+from avalon.graph.node import Call, Constant, Input, Node
+from avalon.graph.primitive import Contraction, Elementwise, Reduction
+from avalon.schedule import order
+from avalon.schedule.arrange import choose_units, cost_of, generic, join_loops, mark_wide
+from avalon.schedule.costs import cost_of_call
+from avalon.schedule.index import Affine, Axis, SplitAxis, variable
+from avalon.schedule.loops import (
+    Apply, Coordinate, Expression, Extreme, Inside, Load, Nest, Number, Reduce, Stage, Store,
+)  # fmt: skip
+from avalon.schedule.pull import SMALL_REDUCTION, Puller, beats, lowering_of, storage
+from avalon.schedule.steps import LibraryStep, Operand, Schedule, Step, Temporary, Value
+from avalon.shape import size_of
+
+# Movements that a consumer can read through: their index maps are linear.
+LINEAR = frozenset(
+    ("reshape", "transpose", "broadcast", "reverse", "slice", "diagonal", "window", "copy", "transfer")
+)
+
+
+def schedule_calls(graph: Graph, tier: str) -> Schedule:
+    """The schedule of a graph without dead nodes, call by call."""
+    return CallScheduler(graph, tier).run()
+
+
+class CallScheduler:
+    """Walks a graph once. `ready`: nodes that have a buffer, or share one (`schedule.aliases`)."""
+
+    def __init__(self, graph: Graph, tier: str) -> None:
+        self.graph = graph
+        self.reads_through = tier != "plain"
+        self.generic = tier != "hot"
+        self.small = SMALL_REDUCTION if tier != "plain" else 1
+        self.schedule = Schedule()
+        self.ready: set[Node] = {node for node in graph.inputs if not node.scalar}
+        self.complex_parts = 1
+
+    def run(self) -> Schedule:
+        for node in self.graph.nodes:
+            if isinstance(node, Call) and not (self.reads_through and self.is_view(node)):
+                self.compute(node)
+        for node in self.graph.outputs:
+            self.materialize(node)
+        return self.schedule
+
+    def is_view(self, node: Call) -> bool:
+        """Whether consumers read through a call instead of having it computed."""
+        return node.primitive.kind is not Elementwise and lowering_of(node.primitive) in LINEAR
+
+    def stored(self, node: Node) -> bool:
+        return node in self.ready
+
+    def materialize(self, node: Node) -> Value:
+        """Give a node a buffer, if it has none; return whose buffer it is."""
+        if node not in self.ready:
+            if isinstance(node, Call):
+                self.compute(node)
+            else:
+                self.add_map(node, node)
+        found: Value = node
+        while isinstance(found, Node) and found in self.schedule.aliases:
+            found = self.schedule.aliases[found]
+        return found
+
+    def compute(self, node: Call) -> None:
+        """Append the steps of a call, and mark it ready."""
+        name = lowering_of(node.primitive)
+        if name in ("reshape", "copy", "transfer") and self.shares_buffer(node):
+            return
+        special = SPECIAL.get(name)
+        if 0 not in node.shape:
+            if special is not None:
+                special(self, node)
+            else:
+                self.add_map(node, node)
+        self.ready.add(node)
+
+    def shares_buffer(self, node: Call) -> bool:
+        """Let a call that moves nothing be another name of its operand's buffer."""
+        source = node.operands[0]
+        if isinstance(source, Constant) or 0 in node.shape:
+            return False
+        if isinstance(source, Call) and source not in self.ready and self.is_view(source):
+            return False
+        if isinstance(source, Input) and source.scalar:
+            return False
+        self.schedule.aliases[node] = self.materialize(source)
+        self.ready.add(node)
+        return True
+
+    # Steps of one nest
+
+    def puller(self) -> Puller:
+        return Puller(self.stored_through_aliases, split=False, small=self.small)
+
+    def stored_through_aliases(self, node: Node) -> bool:
+        return node in self.ready
+
+    def add_map(self, node: Node, target: Value) -> None:
+        """One value at each place of the result."""
+
+        def value(pull: Puller, coordinates: tuple[Affine, ...]) -> Expression:
+            if isinstance(node, Call):
+                return pull.compute(node, coordinates)
+            return pull.value(node, coordinates)
+
+        self.add(node, target, target.shape, value)
+
+    def add(
+        self, node: Node, target: Value, shape: tuple[int, ...],
+        value: Callable[[Puller, tuple[Affine, ...]], Expression],
+        place: Callable[[tuple[Affine, ...]], tuple[Affine, ...]] | None = None,
+    ) -> None:  # fmt: skip
+        """A step that stores `value` at `place` (the same coordinates) for all coordinates of `shape`."""
+        parts = storage(target.dtype)[1]
+        for part in range(parts):
+            pull = self.puller()
+            pull.part = part
+            axes = tuple([pull.axis(extent) for extent in shape])
+            coordinates = tuple([variable(axis) for axis in axes])
+            expression = value(pull, coordinates)
+            index = pull.element(target, place(coordinates) if place else coordinates)
+            argument = pull.buffer(target)
+            store = Store(argument, index, expression)
+            stage = Stage(axes, (store,), not needs_scalars(expression))
+            self.finish(pull, stage, node, len(axes))
+
+    def finish(
+        self, pull: Puller, stage: Stage, node: Node, parallel: int,
+        check: tuple[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        """Arrange a stage and append its step. The first `parallel` axes may become units."""
+        nest = Nest((), (stage,), pull.kinds)
+        elements = size_of([axis.extent for axis in stage.axes])
+        cost = sum(cost_of(store.value, cost_of_call, set()) for store in stage.stores)
+        joined = join_loops(nest) if parallel == len(stage.axes) else nest
+        if not check and parallel:
+            joined = choose_units(joined, cost, parallel)
+        nest = mark_wide(joined)
+        written = frozenset(store.argument for store in stage.stores)
+        self.schedule.steps.append(
+            Step(nest, pull.keys, written, (node,), self.generic or check is not None, check, elements, cost)
+        )
+
+    def operand(self, node: Node) -> Operand:
+        """A strided window on a buffer for kernels that are not nests."""
+        if self.reads_through and isinstance(node, Call) and node not in self.ready:
+            window = window_on(node, self.stored_through_aliases)
+            if window is not None:
+                value = window.value
+                while isinstance(value, Node) and value in self.schedule.aliases:
+                    value = self.schedule.aliases[value]
+                return Operand(value, window.strides, window.offset)
+        value = self.materialize(node)
+        return Operand(value, Operand.whole(node).strides)
+
+
+def window_on(node: Node, stored: Callable[[Node], bool]) -> Operand | None:
+    """The node as strides over a buffer, if its elements lie so."""
+    pull = Puller(stored, split=False)
+    axes = tuple(pull.axis(extent) for extent in node.shape)
+    try:
+        found = pull.value(node, tuple(variable(axis) for axis in axes))
+    except SplitAxis:
+        return None
+    if not isinstance(found, Load) or found.guards or storage(node.dtype)[1] != 1:
+        return None
+    if not all(isinstance(v, Axis) for v in found.index.terms):
+        return None
+    strides = tuple(found.index.coefficient(axis) for axis in axes)
+    return Operand(pull.keys[found.argument], strides, found.index.offset)
+
+
+def needs_scalars(expression: Expression) -> bool:
+    """Whether an expression holds a reduction that itself runs across lanes (or has no lanes)."""
+    pending, seen = [expression], set()
+    while pending:
+        e = pending.pop()
+        if id(e) in seen:
+            continue
+        seen.add(id(e))
+        if isinstance(e, Apply):
+            pending.extend(e.operands)
+        elif isinstance(e, Reduce):
+            if e.form == "row":
+                return True
+            pending.append(e.body)
+        elif isinstance(e, Extreme):
+            pending.append(e.body)
+    return False
+
+
+# --- calls of several steps ---------------------------------------------------------------------
+
+
+def _concatenate(scheduler: CallScheduler, node: Call) -> None:
+    axis, start = node.parameters["axis"], 0
+    for x in node.operands:
+        if 0 not in x.shape:
+            place = _shifted(axis, start)
+            scheduler.add(node, node, x.shape, _value_of(x), place)
+        start += x.shape[axis]
+
+
+def _value_of(x: Node) -> Callable[[Puller, tuple[Affine, ...]], Expression]:
+    return lambda pull, coordinates: pull.value(x, coordinates)
+
+
+def _shifted(axis: int, start: int) -> Callable[[tuple[Affine, ...]], tuple[Affine, ...]]:
+    return lambda c: (*c[:axis], c[axis].plus(start), *c[axis + 1 :])
+
+
+def _widened(node: Call) -> bool:
+    """Whether a running sum needs a wider type between its steps."""
+    return node.dtype in (dtypes.float16, dtypes.bfloat16)
+
+
+def _narrowed(scheduler: CallScheduler, node: Call, wide: Temporary) -> None:
+    """Round a temporary to the type of the call."""
+
+    def value(pull: Puller, coordinates: tuple[Affine, ...]) -> Expression:
+        argument = pull.buffer(wide)  # type: ignore[arg-type]
+        return pull.cast(Load(argument, wide.dtype, pull.element(wide, coordinates), ()), node.dtype)
+
+    scheduler.add(node, node, node.shape, value)
+
+
+def _scan_axes(shape: tuple[int, ...], axis: int) -> tuple[list[int], int]:
+    """The order of loops with `axis` sequential: others first, the last one innermost as lanes; and how
+    many stand in front of `axis`.
+    """
+    others = [a for a in range(len(shape)) if a != axis and shape[a] != 1]
+    if others and others[-1] > axis:
+        return [*others[:-1], axis, others[-1]], len(others) - 1
+    return [*others, axis], len(others)
+
+
+def _cumulative(scheduler: CallScheduler, node: Call) -> None:
+    (x,) = node.operands
+    axis, extent = node.parameters["axis"] if x.shape else 0, size_of(x.shape[-1:])
+    name = node.primitive.name
+    _, combine = order.identity_and_combine(node.primitive, x.dtype)
+    is_index = name.startswith("cumulative_arg")
+    target: Value = node
+    wide = node.dtype
+    if _widened(node):
+        wide = order.accumulator(node.dtype, combine)
+        target = Temporary(node.shape, wide)
+    pull = scheduler.puller()
+    loops = [pull.axis(n) for n in node.shape]
+    places = [variable(loop) for loop in loops]
+    coordinates = list(places)
+    back = -1
+    if node.shape:
+        extent = node.shape[axis]
+        if node.parameters.get("reverse"):
+            coordinates[axis] = places[axis].times(-1).plus(extent - 1)
+            back = 1
+    at = tuple(coordinates)
+    here = pull.value(x, at)
+    argument = pull.buffer(target)  # type: ignore[arg-type]
+    index = pull.element(target, at)  # type: ignore[arg-type]
+    if is_index:
+        value = _running_extreme(pull, node, places, at, argument, here)
+    else:
+        value = pull.cast(here, wide)
+        if extent > 1:
+            step = _stride(node.shape, axis)
+            later = Inside(places[axis], 1, extent)
+            before = Load(argument, wide, index.plus(back * step), (later,))
+            value = pull.choose((later,), pull.apply(combine, before, value), value)
+    order_of_loops, parallel = _scan_axes(node.shape, axis)
+    stage_axes = tuple(loops[a] for a in order_of_loops if node.shape)
+    lanes = bool(stage_axes) and order_of_loops[-1] != axis
+    stage = Stage(stage_axes, (Store(argument, index, value),), lanes)
+    scheduler.finish(pull, stage, node, parallel)
+    if isinstance(target, Temporary):
+        _narrowed(scheduler, node, target)
+
+
+def _stride(shape: tuple[int, ...], axis: int) -> int:
+    return size_of(shape[axis + 1 :])
+
+
+def _running_extreme(
+    pull: Puller, node: Call, places: list[Affine], at: tuple[Affine, ...], argument: int,
+    here: Expression,
+) -> Expression:  # fmt: skip
+    """The index of the running extreme: the last among equals, the last NaN once there is one."""
+    (x,) = node.operands
+    zero = Number(0, dtypes.int64)
+    axis = node.parameters["axis"]
+    if not node.shape or node.shape[axis] == 1:
+        return zero
+    extent = node.shape[axis]
+    later = Inside(places[axis], 1, extent)
+    index = pull.element(node, at)
+    before = Load(argument, dtypes.int64, index.plus(-_stride(node.shape, axis)), (later,))
+    best_place = pull.dynamic(before, extent)
+    best = pull.value(x, (*at[:axis], best_place, *at[axis + 1 :]))
+    # The standing one stays only if it beats what is here.
+    stays = beats(pull, best, here, node.primitive.name == "cumulative_argmax")
+    chosen = pull.apply("where", stays, before, Coordinate(places[axis]))
+    return pull.choose((later,), chosen, zero)
+
+
+def _scatter(scheduler: CallScheduler, node: Call) -> None:
+    """Copy the base, then write or add the updates one after the other."""
+    base, indices, updates = node.operands
+    adds = node.primitive.name in ("put_add", "scatter_add")
+    target: Value = node
+    if adds and _widened(node):
+        target = Temporary(node.shape, order.accumulator(node.dtype, "add"))
+    wide = target.dtype
+    scheduler.add(
+        node, target, node.shape, lambda pull, at: pull.cast_stored(pull.value(base, at), wide)
+    )
+    if 0 not in updates.shape:
+        for part in range(storage(node.dtype)[1]):
+            _write_updates(scheduler, node, target, adds, part)
+    if isinstance(target, Temporary):
+        _narrowed(scheduler, node, target)
+
+
+def _write_updates(
+    scheduler: CallScheduler, node: Call, target: Value, adds: bool, part: int
+) -> None:
+    base, indices, updates = node.operands
+    pull = scheduler.puller()
+    pull.part = part
+    loops = [pull.axis(n) for n in updates.shape]
+    at = tuple(variable(loop) for loop in loops)
+    if node.primitive.name.startswith("put"):
+        sequential = list(range(indices.ndim))
+        index = pull.value(indices, at[: indices.ndim])
+        where = (pull.dynamic(index, base.shape[0]), *at[indices.ndim :])
+    else:
+        axis = node.parameters["axis"]
+        sequential = [axis]
+        index = pull.value(indices, at)
+        where = (*at[:axis], pull.dynamic(index, base.shape[axis]), *at[axis + 1 :])
+    value = pull.cast_stored(pull.value(updates, at), target.dtype)
+    place = pull.element(target, where)  # type: ignore[arg-type]
+    argument = pull.buffer(target)  # type: ignore[arg-type]
+    if adds:
+        value = pull.apply("add", Load(argument, target.dtype, place, ()), value)
+    others = [a for a in range(len(loops)) if a not in sequential and updates.shape[a] != 1]
+    lanes = bool(others) and others[-1] == len(loops) - 1
+    front = others[:-1] if lanes else others
+    stage_axes = [loops[a] for a in (*front, *sequential)] + [loops[others[-1]]] * lanes
+    stage = Stage(tuple(stage_axes), (Store(argument, place, value),), lanes)
+    scheduler.finish(pull, stage, node, len(front))
+
+
+def _check(scheduler: CallScheduler, node: Call) -> None:
+    """The indices themselves, each checked; on one thread, so that the first failure is reported."""
+    (indices,) = node.operands
+    pull = scheduler.puller()
+    loops = tuple(pull.axis(n) for n in node.shape)
+    at = tuple(variable(loop) for loop in loops)
+    value = pull.value(indices, at)
+    argument = pull.buffer(node)
+    store = Store(argument, pull.element(node, at), value, check=(0, node.parameters["size"]))
+    source = ":".join(map(str, node.source)) if node.source else ""
+    pull.argument(("status",), "status", dtypes.int64)
+    stage = Stage(loops, (store,), False)
+    scheduler.finish(pull, stage, node, len(loops), (node.parameters["message"], source))
+
+
+def _sort(scheduler: CallScheduler, node: Call) -> None:
+    operands = tuple(Operand.whole(scheduler.materialize(operand)) for operand in node.operands)
+    scheduler.schedule.steps.append(
+        LibraryStep(node, operands, Operand.whole(node), scheduler.generic)
+    )
+
+
+def _library(scheduler: CallScheduler, node: Call) -> None:
+    operands = tuple(scheduler.operand(operand) for operand in node.operands)
+    scheduler.schedule.steps.append(
+        LibraryStep(node, operands, Operand.whole(node), scheduler.generic)
+    )
+
+
+SPECIAL: dict[str, Callable[[CallScheduler, Call], None]] = {
+    "concatenate": _concatenate,
+    "check_index": _check,
+    "argsort": _sort,
+    "contract": _library,
+    "convolve": _library,
+}
+for _name in ("cumulative_sum", "cumulative_product", "cumulative_argmax", "cumulative_argmin"):
+    SPECIAL[_name] = _cumulative
+for _name in ("put", "put_add", "scatter", "scatter_add"):
+    SPECIAL[_name] = _scatter
+
+__all__ = ["LINEAR", "CallScheduler", "generic", "schedule_calls", "window_on", "Contraction", "Reduction"]

@@ -1,0 +1,77 @@
+"""What a schedule is: steps, each of which becomes one launch, over nodes and temporaries.
+
+Comes in: nothing but what schedulers put in. Goes out: to `codegen.assemble`, which makes a `Plan` of
+it. Guaranteed: steps are in an order in which they can run; each names what it reads and writes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from avalon.dtype import DType
+from avalon.graph.node import Call, Node
+from avalon.schedule.loops import Nest
+from avalon.shape import Shape, contiguous_strides
+
+
+@dataclass(eq=False)
+class Temporary:
+    """A buffer that no node has: partial results of a call."""
+
+    shape: Shape
+    dtype: DType
+
+
+Value = Node | Temporary
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A strided window on a buffer: strides and offset in elements."""
+
+    value: Value
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    @staticmethod
+    def whole(value: Value) -> Operand:
+        return Operand(value, contiguous_strides(value.shape))
+
+
+@dataclass
+class Step:
+    """One nest. `keys` says what each argument of the nest is: a node or temporary (a buffer),
+    ("scalar", input), ("status",). `generic`: its numbers are handed over at run time.
+    """
+
+    nest: Nest
+    keys: list[Any]
+    written: frozenset[int]
+    nodes: tuple[Node, ...]
+    generic: bool
+    check: tuple[str, str] | None = None  # message and source line
+    elements: int = 0
+    cost: int = 1
+
+
+@dataclass
+class LibraryStep:
+    """A call with a kernel of its own: contractions and sorts."""
+
+    call: Call
+    operands: tuple[Operand, ...]
+    result: Operand
+    generic: bool
+    epilogue: Any = None
+
+
+@dataclass
+class Schedule:
+    """All steps of a graph, and which buffer each output is.
+
+    `aliases` maps nodes that share the buffer of another node (reshapes) to that node.
+    """
+
+    steps: list[Step | LibraryStep] = field(default_factory=list)
+    aliases: dict[Node, Value] = field(default_factory=dict)
