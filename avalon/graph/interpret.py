@@ -46,7 +46,7 @@ def from_storage(x: Array, dtype: DType) -> Array:
 def evaluate(
     primitive: Primitive, operands: Sequence[Array], parameters: dict[str, Any], dtype: DType
 ) -> Array:
-    """The meaning of one call whose result has `dtype`. Overflow and invalid operations are silent."""
+    """The meaning of one call whose result has `dtype`; overflow and NaN come silently."""
     with np.errstate(all="ignore"):
         result = np.asarray(primitive.reference(*operands, **parameters))
     return round_to_bfloat16(result) if dtype is bfloat16 else result
@@ -67,14 +67,13 @@ def interpret(graph: Graph, inputs: Sequence[Any]) -> list[Array]:
     values: dict[Node, Array] = {}
     for accepted, given in zip(graph.inputs, inputs, strict=True):
         values[accepted] = _accept(accepted, given)
-    last_use: dict[Node, Node] = {}
+    last_use: dict[Node, Node | None] = dict.fromkeys(graph.outputs)
+    for node in reversed(graph.nodes):
+        if isinstance(node, Call) and node in last_use:
+            for operand in node.operands:
+                last_use.setdefault(operand, node)
     for node in graph.nodes:
-        if isinstance(node, Call):
-            last_use.update(dict.fromkeys(node.operands, node))
-    needed = {*graph.outputs, *last_use}
-    kept = set(graph.outputs)
-    for node in graph.nodes:
-        if node not in needed:
+        if node not in last_use:
             continue
         if isinstance(node, Constant):
             one = np.asarray(node.value).astype(node.dtype.reference)
@@ -85,7 +84,7 @@ def interpret(graph: Graph, inputs: Sequence[Any]) -> list[Array]:
             operands = [values[operand] for operand in node.operands]
             values[node] = evaluate(node.primitive, operands, node.parameters, node.dtype)
             for operand in node.operands:
-                if last_use[operand] is node and operand not in kept:
+                if last_use[operand] is node:
                     values.pop(operand, None)
     return [values[node] for node in graph.outputs]
 

@@ -22,7 +22,20 @@ Source = tuple[str, int] | None  # file and line of the user's code
 class Node:
     """One value of a graph."""
 
-    __slots__ = ("__weakref__", "dtype", "graph", "note", "shape", "source")
+    __slots__ = (
+        "__weakref__",
+        "dtype",
+        "graph",
+        "next",
+        "note",
+        "order",
+        "previous",
+        "shape",
+        "source",
+    )
+    order: int  # grows along the graph: `a.order < b.order` says that a is computed first
+    previous: Node | None
+    next: Node | None
 
     def __init__(self, graph: Graph, shape: Shape, dtype: DType, note: str, source: Source) -> None:
         self.graph = graph

@@ -149,7 +149,7 @@ def _check_along(operation: str, whole: Any, indices: Any, axis: int) -> None:
 
 @primitive(Indexing, accepts=("any", "index"), samples=samples.gathers)
 def gather(x, indices, axis):
-    """Element [.., indices[i], ..] of x for every i; the shape is that of indices (torch.gather)."""
+    """Element [.., indices[i], ..] of x for every i, in the shape of indices (torch.gather)."""
     return x[_places(indices, axis, x.shape[axis])]
 
 
@@ -169,7 +169,7 @@ gather.lowering("gather")
 
 @primitive(Indexing, accepts=("any", "index", "any"), samples=samples.scatters)
 def scatter(base, indices, updates, axis):
-    """base with element [.., indices[i], ..] replaced by updates[i] for every i; the last one wins."""
+    """base with element [.., indices[i], ..] replaced by updates[i] for every i; the last wins."""
     result = base.copy()
     places = np.broadcast_arrays(*_places(indices, axis, base.shape[axis]))
     if not indices.size:

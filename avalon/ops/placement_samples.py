@@ -212,8 +212,8 @@ def convolutions(rng: np.random.Generator, dtype: DType) -> Iterator[Sample]:
         ((1, 1, 1, 5), (1, 2, 1, 2), (2,), (3,), (2,), (-1,), (-2,), False),
         ((1, 2, 1, 6, 5), (1, 3, 1, 3, 3), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1), False),
         ((2, 2, 2, 5, 6), (2, 1, 2, 2, 3), (2, 1), (1, 2), (1, 2), (1, -1), (0, 3), True),
-        ((1, 1, 2, 3, 4, 3), (1, 2, 2, 2, 2, 2), (1, 2, 1), (1, 1, 2), (1, 1, 1), (1, 0, 0), (0, 1, 1),
-         False),
+        ((1, 1, 2, 3, 4, 3), (1, 2, 2, 2, 2, 2),
+         (1, 2, 1), (1, 1, 2), (1, 1, 1), (1, 0, 0), (0, 1, 1), False),
     )  # fmt: skip
     names = ("stride", "input_dilation", "kernel_dilation", "low", "high", "flip")
     for shape, kernel, *parameters in cases:

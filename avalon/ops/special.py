@@ -97,12 +97,12 @@ def erfinv(y: float) -> float:
         return math.copysign(math.inf, y)
     if y == 0:
         return y
-    logarithm = math.log1p(-y * y)
+    target = abs(y)
+    logarithm = math.log1p(-target * target)
     middle = 2 / (math.pi * 0.147) + logarithm / 2
-    x = math.copysign(math.sqrt(math.sqrt(middle * middle - logarithm / 0.147) - middle), y)
+    x = math.sqrt(max(0.0, math.sqrt(middle * middle - logarithm / 0.147) - middle))
     for _ in range(4):
-        # erfc keeps the difference exact where erf is close to one
-        error = math.erfc(abs(x)) - (1 - abs(y))
-        step = error / (2 / math.sqrt(math.pi) * math.exp(-x * x))
-        x += math.copysign(step, y)
-    return x
+        # near 1, erfc keeps the digits that erf loses
+        error = math.erf(x) - target if target < 0.5 else (1 - target) - math.erfc(x)
+        x -= error * math.sqrt(math.pi) / 2 * math.exp(x * x)
+    return math.copysign(x, y)

@@ -50,7 +50,7 @@ _host_functions: dict[str, Callable[..., Any]] = {}
 
 
 def register_host_function(key: str, function: Callable[..., Any]) -> None:
-    """Make a function of NumPy arrays callable from graphs, as `host_call(..., function_key=key)`."""
+    """Make a function of NumPy arrays callable from graphs: `host_call(..., function_key=key)`."""
     known = _host_functions.setdefault(key, function)
     if known is not function:
         raise DeclarationError(f"[host_call] another function is registered as {key!r}")

@@ -1,0 +1,103 @@
+"""Reverse mode, graph to graph: append the calls that compute gradients.
+
+Comes in: a graph, its outputs, the nodes to differentiate by, and cotangents of the outputs
+(seeds). Goes out: nodes of the same graph, one gradient for each of the nodes asked for.
+Guaranteed: calls are visited from the last to the first, so sums have one fixed order; the rules
+are written in primitives, so gradients can be differentiated again; nothing is recursive; each new
+node says which call it is the gradient of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from avalon.autograd.accumulate import accumulate
+from avalon.errors import AutogradError
+from avalon.graph.graph import Graph
+from avalon.graph.node import Call, Node
+
+
+def gradients(
+    graph: Graph,
+    outputs: Sequence[Node],
+    inputs: Sequence[Node],
+    seeds: Sequence[Node | None] | None = None,
+) -> list[Node | None]:
+    """Append the gradients of `outputs` with respect to `inputs`, which may be any nodes.
+
+    Args:
+        seeds: the cotangent of each output, of its shape and dtype; None stands for 1 and needs an
+            output with one element.
+
+    Returns:
+        One node for each input, of its shape and dtype; None where no output depends on it in a way
+        that has a derivative.
+
+    Raises:
+        AutogradError: if a seed does not fit, or is missing for an output of many elements.
+    """
+    before = graph.note, graph.source
+    graph.note = "seed"
+    cotangents: dict[Node, Node] = {}
+    given = seeds if seeds is not None else [None] * len(outputs)
+    for output, seed in zip(outputs, given, strict=True):
+        cotangents[output] = accumulate(cotangents.get(output), _seed(graph, output, seed))
+
+    for call in reversed(_between(graph, outputs, inputs)):
+        g = cotangents.get(call)
+        if g is None:
+            continue
+        graph.note = describe(call)
+        graph.source = call.source
+        found = call.primitive.cotangents(g, call, call.operands, call.parameters)
+        for operand, cotangent in zip(call.operands, found, strict=True):
+            if cotangent is not None and operand.dtype.is_floating_point:
+                cotangents[operand] = accumulate(cotangents.get(operand), cotangent)
+    graph.note, graph.source = before
+    return [cotangents.get(node) for node in inputs]
+
+
+def describe(call: Call) -> str:
+    """Why the nodes of a call's gradient exist: "gradient of sqrt (net.py:14)"."""
+    origin = f" ({call.source[0].rpartition('/')[2]}:{call.source[1]})" if call.source else ""
+    return f"gradient of {call.note or call.primitive.name}{origin}"
+
+
+def _seed(graph: Graph, output: Node, seed: Node | None) -> Node:
+    if seed is None:
+        if any(extent != 1 for extent in output.shape):
+            raise AutogradError(
+                f"[backward] an output of shape {output.shape} needs a seed of that shape; 1 is "
+                "implied for one element only. Reduce it first, for example with .sum()"
+            )
+        return graph.constant(1, output.shape, output.dtype)
+    if (seed.shape, seed.dtype) != (output.shape, output.dtype):
+        raise AutogradError(
+            f"[backward] the seed is {seed.dtype.name} {seed.shape}; expected "
+            f"{output.dtype.name} {output.shape} like the output"
+        )
+    return seed
+
+
+def _between(graph: Graph, outputs: Sequence[Node], inputs: Sequence[Node]) -> list[Call]:
+    """The calls through which gradients flow, in order: they depend on an input, and an output on
+    them.
+    """
+    needed = set(outputs)
+    nodes = graph.nodes
+    calls = []
+    for node in reversed(nodes):
+        if node in needed and isinstance(node, Call):
+            needed.update(node.operands)
+            calls.append(node)
+    calls.reverse()
+    wanted = set(inputs)
+    depends = set(inputs)
+    found = []
+    for call in calls:
+        if call.dtype.is_floating_point and any(operand in depends for operand in call.operands):
+            depends.add(call)
+            found.append(call)
+        elif call in wanted:
+            depends.add(call)
+    return found

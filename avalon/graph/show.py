@@ -1,0 +1,127 @@
+"""Print a graph as Python that rebuilds it, each line with the reason and the origin of its node.
+
+Comes in: a graph. Goes out: text such as
+
+    def step(graph):
+        x = graph.input((32, 784), float32, 'x')    # float32 (32, 784)
+        v1 = ops.multiply(x, x)                     # float32 (32, 784); square @ train.py:9
+        graph.outputs = [v1]
+
+Guaranteed: `rebuild(show(graph))` has the graph's signature, names, notes and sources.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from avalon import dtype as dtypes
+from avalon.dtype import DType
+from avalon.errors import GraphError
+from avalon.graph.graph import Graph
+from avalon.graph.node import Call, Constant, Input, Node, Source
+from avalon.graph.primitive import Primitive, lookup
+
+_COMMENT_COLUMN = 56
+_MARK = "  # "
+
+
+def show(graph: Graph) -> str:
+    """The graph as Python source: a function that fills an empty graph."""
+    names: dict[Node, str] = {}
+    taken: set[str] = {"graph", "ops"}
+    for given in graph.inputs:
+        names[given] = _fresh(given.name, taken)
+    lines = [f"def {_identifier(graph.name)}(graph):"]
+    for number, node in enumerate(graph.nodes):
+        if node not in names:
+            names[node] = _fresh(f"v{number}", taken)
+        code = f"    {names[node]} = {_expression(node, names)}"
+        lines.append(f"{code:<{_COMMENT_COLUMN}}{_MARK}{_comment(node)}")
+    lines.append(f"    graph.outputs = [{', '.join(names[node] for node in graph.outputs)}]")
+    return "\n".join(lines) + "\n"
+
+
+def _expression(node: Node, names: dict[Node, str]) -> str:
+    if isinstance(node, Input):
+        scalar = ", scalar=True" if node.scalar else ""
+        return f"graph.input({node.shape}, {node.dtype.name}, {node.name!r}{scalar})"
+    if isinstance(node, Constant):
+        return f"graph.constant({_literal(node.value)}, {node.shape}, {node.dtype.name})"
+    assert isinstance(node, Call)
+    operands = [names[operand] for operand in node.operands]
+    parameters = [f"{name}={_literal(value)}" for name, value in node.parameters.items()]
+    if not operands:
+        listed = ", ".join(
+            f"{name!r}: {_literal(value)}" for name, value in node.parameters.items()
+        )
+        return f"graph.call(ops.{node.primitive.name}, (), {{{listed}}})"
+    return f"ops.{node.primitive.name}({', '.join(operands + parameters)})"
+
+
+def _comment(node: Node) -> str:
+    note = f"; {node.note}" if node.note else ""
+    source = f" @ {node.source[0]}:{node.source[1]}" if node.source else ""
+    return f"{node.dtype.name} {node.shape}{note}{source}"
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, DType):
+        return value.name
+    if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):
+        return f"float({str(value)!r})"
+    if isinstance(value, tuple):
+        inside = ", ".join(map(_literal, value))
+        return f"({inside},)" if len(value) == 1 else f"({inside})"
+    return repr(value)
+
+
+def _identifier(name: str) -> str:
+    found = re.sub(r"\W", "_", name)
+    return found if found and not found[0].isdigit() else f"_{found}"
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    wanted = base = _identifier(name)
+    count = 1
+    while wanted in taken:
+        count += 1
+        wanted = f"{base}_{count}"
+    taken.add(wanted)
+    return wanted
+
+
+class _Primitives:
+    """What `ops` means in a printed graph: the sealed table."""
+
+    def __getattr__(self, name: str) -> Primitive:
+        return lookup(name)
+
+
+def rebuild(text: str) -> Graph:
+    """The graph that `show` printed as `text`, with its notes and sources.
+
+    Raises:
+        GraphError: if the text holds no function.
+    """
+    lines = text.splitlines()
+    header = re.match(r"def (\w+)\(graph\):", lines[0]) if lines else None
+    if header is None:
+        raise GraphError("[rebuild] the text must begin with `def name(graph):`")
+    scope: dict[str, Any] = {dtype.name: dtype for dtype in dtypes.ALL}
+    scope["bool"] = dtypes.bool_
+    scope["ops"] = _Primitives()
+    exec(compile(text, f"<graph {header[1]}>", "exec"), scope)
+    graph = Graph(header[1])
+    scope[header[1]](graph)
+    for node, line in zip(graph.nodes, lines[1:-1], strict=True):
+        node.note, node.source = _parse_comment(line.rpartition(_MARK)[2])
+    return graph
+
+
+def _parse_comment(comment: str) -> tuple[str, Source]:
+    """Note and source out of what `_comment` wrote."""
+    before, _, place = comment.rpartition(" @ ")
+    file, _, line = place.rpartition(":")
+    source = (file, int(line)) if before and line.isdigit() else None
+    return (before if source else comment).partition("; ")[2], source
