@@ -71,6 +71,8 @@ def write(kind: str, key: str, payload: bytes) -> None:
     name = f"{kind}-{key}"
     temporary = folder.path / f"{_TEMPORARY}{os.getpid()}-{next(_numbers)}"
     try:
+        if not folder.path.is_dir():  # removed since the last write
+            folder.path.mkdir(mode=0o700, parents=True)
         with temporary.open("xb") as file:
             file.write(_HEADER.pack(_MAGIC, _digest(name, payload), len(payload)))
             file.write(payload)

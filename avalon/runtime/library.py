@@ -8,13 +8,15 @@ or in the cache folder; code stays loaded while a `Library` that names it lives.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import itertools
 import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache as once
 from typing import Any, Protocol
@@ -80,7 +82,7 @@ def key_of(text: str, machine: Machine) -> str:
 
 
 def object_code(text: str, machine: Machine) -> bytes:
-    """Return the object code of LLVM text.
+    """Return the object code of LLVM text. May be called from several threads at once.
 
     Raises:
         ValueError: if the text is not valid LLVM, or imports a symbol.
@@ -88,7 +90,7 @@ def object_code(text: str, machine: Machine) -> bytes:
     # A context of its own keeps LLVM's memory from growing with every kernel.
     context = llvm.create_context()
     module = _parse(text, context)
-    return bytes(_target_machine(machine).emit_object(module))
+    return _emit()(_target_machine(machine), module)
 
 
 def assembly(text: str, machine: Machine) -> str:
@@ -116,11 +118,7 @@ def load(kernels: Iterable[Kernel], machine: Machine, name: str = "") -> Library
                 found[symbol] = loaded
     built = 0
     if missing:
-        objects = []
-        for key, text in missing.values():
-            code, fresh = _find_or_build(key, text, machine)
-            objects.append(code)
-            built += fresh
+        objects, built = _find_or_build(missing.values(), machine)
         tracker = _link(objects, missing)
         with _lock:
             for symbol, (key, _) in missing.items():
@@ -138,11 +136,12 @@ def load(kernels: Iterable[Kernel], machine: Machine, name: str = "") -> Library
 def load_entries(kernel: Kernel, entries: Iterable[str], machine: Machine) -> Library:
     """Load one text that defines several functions; return the addresses of `entries`."""
     started = time.perf_counter()
-    code, built = _find_or_build(key_of(kernel.text, machine), kernel.text, machine)
+    wanted = (key_of(kernel.text, machine), kernel.text)
+    objects, built = _find_or_build([wanted], machine)
     names = tuple(entries)
-    tracker = _link([code], names)
+    tracker = _link(objects, names)
     seconds = time.perf_counter() - started
-    return Library({name: tracker[name] for name in names}, int(built), seconds, (tracker,))
+    return Library({name: tracker[name] for name in names}, built, seconds, (tracker,))
 
 
 def forget() -> None:
@@ -160,6 +159,7 @@ class _Loaded:
 _loaded: OrderedDict[str, _Loaded] = OrderedDict()
 _lock = threading.Lock()
 _library_numbers = itertools.count()
+_own = threading.local()
 
 
 def renew_lock() -> None:
@@ -174,16 +174,56 @@ def _initialize() -> None:
     llvm.initialize_all_asmprinters()
 
 
-@once
-def _machine_named(triple: str, cpu: str, features: str) -> Any:
-    _initialize()
-    return llvm.Target.from_triple(triple).create_target_machine(
-        cpu=cpu, features=features, opt=_OPTIMIZATION, reloc="pic", codemodel="small"
-    )
-
-
 def _target_machine(machine: Machine) -> Any:
-    return _machine_named(machine.triple, machine.cpu, machine.features)
+    """LLVM's machine. Each thread has its own, for one of them serves one module at a time."""
+    if not hasattr(_own, "machines"):
+        _own.machines = {}
+    key = (machine.triple, machine.cpu, machine.features)
+    if key not in _own.machines:
+        _initialize()
+        _own.machines[key] = llvm.Target.from_triple(machine.triple).create_target_machine(
+            cpu=machine.cpu,
+            features=machine.features,
+            opt=_OPTIMIZATION,
+            reloc="pic",
+            codemodel="small",
+        )
+    return _own.machines[key]
+
+
+@once
+def _emit() -> Callable[[Any, Any], bytes]:
+    """Return the function from a machine and a module to object code.
+
+    llvmlite lets one thread into LLVM at a time. Code generation, which is nearly all the time,
+    is safe in parallel when contexts and machines are apart, so it is called past that lock.
+    """
+    try:
+        emit = ctypes.CDLL(llvm.ffi.lib._name).LLVMPY_TargetMachineEmitToMemory
+        start = llvm.ffi.lib.LLVMPY_GetBufferStart
+        size = llvm.ffi.lib.LLVMPY_GetBufferSize
+        dispose = llvm.ffi.lib.LLVMPY_DisposeMemoryBuffer
+    except (AttributeError, OSError):  # another llvmlite: take turns
+        return lambda machine, module: bytes(machine.emit_object(module))
+    emit.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int,
+        ctypes.POINTER(ctypes.c_char_p),
+    ]
+    emit.restype = start.argtypes[0]
+
+    def emit_object(machine: Any, module: Any) -> bytes:
+        message = ctypes.c_char_p()
+        memory = emit(machine, module, 1, ctypes.byref(message))
+        if not memory:
+            raise ValueError(f"[kernel] LLVM builds no object code: {message.value!r}")
+        try:
+            return ctypes.string_at(start(memory), size(memory))
+        finally:
+            dispose(memory)
+
+    return emit_object
 
 
 @once
@@ -219,14 +259,23 @@ def _symbol_in(text: str) -> str:
     return repr(rest.partition("@")[2].partition("(")[0]) if rest else "a kernel"
 
 
-def _find_or_build(key: str, text: str, machine: Machine) -> tuple[bytes, bool]:
-    """Return object code, and whether it had to be built."""
-    code = cache.read("kernel", key)
-    if code is not None:
-        return code, False
-    code = object_code(text, machine)
-    cache.write("kernel", key, code)
-    return code, True
+def _find_or_build(wanted: Iterable[tuple[str, str]], machine: Machine) -> tuple[list[bytes], int]:
+    """Return the object code of each (key, text), and how many had to be built."""
+    found = {key: (text, cache.read("kernel", key)) for key, text in wanted}
+    objects = {key: code for key, (_, code) in found.items() if code is not None}
+    missing = {key: text for key, (text, code) in found.items() if code is None}
+    helpers = min(settings.threads, len(missing))
+    if helpers > 1:
+        by_length = sorted(missing, key=lambda key: -len(missing[key]))
+        with ThreadPoolExecutor(helpers, "avalon-compile") as executor:
+            codes = executor.map(lambda key: object_code(missing[key], machine), by_length)
+            built = dict(zip(by_length, codes, strict=True))
+    else:
+        built = {key: object_code(text, machine) for key, text in missing.items()}
+    for key, code in built.items():
+        cache.write("kernel", key, code)
+    objects |= built
+    return [objects[key] for key in found], len(built)
 
 
 def _link(objects: Iterable[bytes], symbols: Iterable[str]) -> Any:
