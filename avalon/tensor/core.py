@@ -1,0 +1,633 @@
+"""Tensor: a window on a cell, with a gradient history of its own.
+
+Comes in: primitives applied to tensors (`ops.add(x, y)`), views, writes. Goes out: tensors. The cell holds
+the value; a tensor adds the movements that lead from the cell to it, and remembers for gradients which
+tensor it is a view of (its base). Guaranteed: aliasing, versions, leaves and the errors about them are
+PyTorch's, while every value underneath is immutable; a write makes a new value for the cell and, in
+grad mode, a new history for the base. What a movement does is in `views`, what a write does in
+`writes`; functions add their methods with `method`.
+
+PyTorch's rules: https://docs.pytorch.org/docs/stable/notes/autograd.html#in-place-operations-with-autograd
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+from numpy.typing import NDArray
+
+from avalon.device import CPU, Device
+from avalon.dtype import DType
+from avalon.errors import AutogradError, DTypeError, ShapeError, TraceError
+from avalon.graph.primitive import Elementwise, Primitive
+from avalon.shape import Shape, contiguous_strides
+from avalon.tracing.history import History, Hook, Leaf, next_hook_number
+from avalon.tracing.modes import modes
+from avalon.tracing.values import Value, constant, record, recorder
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# How a view came to be, which decides whether it may be written in place in grad mode.
+DEFAULT, NO_GRAD, MULTIPLE = "default", "no_grad", "multiple"
+
+
+class Memory(Protocol):
+    """Memory that others can write: a cell that has it reads snapshots and writes at once."""
+
+    def alive(self) -> bool:
+        """True while somebody else can see it."""
+        ...
+
+    def window(self, shape: Shape, strides: Shape, offset: int) -> NDArray[Any]:
+        """The array at these strides and offset, in elements."""
+        ...
+
+    def settle(self) -> Value:
+        """The cell's value, once nobody else sees the memory."""
+        ...
+
+
+class Cell:
+    """Storage: a value that writes replace. `version` counts the writes, through whatever tensor.
+
+    `shape` and `strides` say how the storage's elements lie, as PyTorch would lay them.
+    """
+
+    __slots__ = ("__weakref__", "memory", "shape", "strides", "value", "version")
+
+    def __init__(self, value: Value | None, shape: Shape, strides: Shape | None = None) -> None:
+        self.value: Any = value
+        self.version = 0
+        self.memory: Memory | None = None
+        self.shape = shape
+        self.strides = strides
+
+    def foreign(self) -> Memory | None:
+        """The memory, if others can still see it."""
+        memory = self.memory
+        if memory is not None and not memory.alive():
+            self.value = memory.settle()
+            self.memory = memory = None
+        return memory
+
+
+class Counter:
+    """A version counter, shared by a tensor, its views and what was detached from it."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class Kind(NamedTuple):
+    """A shape and a dtype, where a tensor's value does not matter."""
+
+    shape: Shape
+    dtype: DType
+
+
+class Move(NamedTuple):
+    """One movement of a window: a primitive, its run-time operands, its parameters, what it gives."""
+
+    primitive: Primitive
+    operands: tuple[Value, ...]
+    parameters: dict[str, Any]
+    shape: Shape
+
+    @staticmethod
+    def of(primitive: Primitive, x: Any, *operands: Value, **parameters: Any) -> Move:
+        """The movement of something of `x`'s shape and dtype; errors come from the primitive's rule."""
+        shape, _ = primitive.infer((x, *operands), parameters)
+        return Move(primitive, operands, parameters, shape)
+
+
+class Tensor:
+    """An array with PyTorch's semantics, whose operations are recorded and run when a value is needed.
+
+    >>> import avalon as av
+    >>> x = av.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([[2., 4.],
+            [6., 8.]])
+
+    Source: https://docs.pytorch.org/docs/stable/tensors.html
+    """
+
+    __array_priority__ = 1000
+    __array_ufunc__ = None  # so that `array * tensor` asks the tensor
+
+    shape: Shape
+    dtype: DType
+    _cell: Cell
+    _moves: tuple[Move, ...] = ()  # from the cell's value to this tensor
+    _strides: Shape | None = None  # None: contiguous
+    _offset: int = 0
+    _memo: Value | None = None
+    _memo_version = -1
+
+    _base: Tensor | None = None  # the tensor whose history this view follows
+    _path: tuple[Move, ...] = ()  # from that tensor to this one
+    _creation = DEFAULT
+    _seen = 0  # the version at which `_history` was made, for views
+    _counter: Counter | None = None
+    _history: History | None = None
+    _leaf: Leaf | None = None
+    _requires = False
+    _grad: Tensor | None = None
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:  # methods that functions/ adds
+            ...
+
+    def __new__(cls, *data: Any, **options: Any) -> Tensor:
+        """As `torch.Tensor`: sizes, or data that is converted to the default dtype."""
+        return _constructors["Tensor"](cls, *data, **options)
+
+    @classmethod
+    def _make(cls, value: Value, history: History | None = None) -> Tensor:
+        """A tensor on a new cell."""
+        made = object.__new__(cls)
+        made._cell = Cell(value, value.shape)
+        made.shape = value.shape
+        made.dtype = value.dtype
+        if history is not None:
+            made._history = history
+        return made
+
+    @staticmethod
+    def _make_subclass(cls: type[Any], data: Tensor, require_grad: bool = False) -> Any:
+        """An instance of a subclass that shares `data`'s storage and is a leaf of its own."""
+        made = data._alias(cls)
+        made._requires = require_grad
+        return made
+
+    def _alias(self, cls: type[Any] | None = None) -> Any:
+        """A tensor on the same storage, without history."""
+        made = object.__new__(cls or Tensor)
+        made._cell = self._cell
+        made._moves = self._moves
+        made.shape = self.shape
+        made.dtype = self.dtype
+        made._strides = self._strides
+        made._offset = self._offset
+        return made
+
+    # --- reading and recording ------------------------------------------------------------------
+
+    def value(self) -> Value:
+        """The value that this tensor has now, computed or pending."""
+        cell = self._cell
+        if cell.memory is not None:
+            memory = cell.foreign()
+            if memory is not None and modes.replay is not None:
+                return self._snapshot()
+            if memory is not None:
+                window = memory.window(self.shape, self.stride(), self._offset)
+                return Value.from_numpy(window, self.dtype)
+        if not self._moves:
+            return cell.value
+        if self._memo is not None and self._memo_version == cell.version:
+            return self._memo
+        value = cell.value
+        for move in self._moves:
+            value = record(move.primitive, (value, *move.operands), move.parameters)
+        self._memo, self._memo_version = value, cell.version
+        return value
+
+    def _snapshot(self) -> Value:
+        """What memory that others can write held when the recording for replay began."""
+        if self._memo is None or self._memo_version != self._cell.version:
+            raise TraceError(
+                "[compile] the step reads memory that is shared with NumPy through a view of its own "
+                "making. Pass the view to the step as an argument, or clone() the tensor outside."
+            )
+        return self._memo
+
+    def apply(
+        self, primitive: Primitive, operands: tuple[Any, ...], parameters: dict[str, Any]
+    ) -> Tensor:
+        """Record a call of `primitive` on tensors: how primitives act on them."""
+        values = tuple([operand.value() for operand in operands])
+        edges: tuple[History | None, ...] | None = None
+        if modes.grad:
+            edges = tuple([operand._edge() for operand in operands])
+            if edges.count(None) == len(edges):
+                edges = None
+            elif recorder().updated:
+                recorder().flush()
+        value = record(primitive, values, parameters)
+        made = Tensor._make(value)
+        if edges is not None and value.dtype.kind in ("float", "complex"):
+            made._history = History.of_call(
+                primitive, values, values, edges, value, value, parameters
+            )
+        if primitive.kind is Elementwise:
+            for operand in operands:
+                if operand._strides is not None:
+                    made._lay_out(operands)
+                    break
+        return made
+
+    def constant(
+        self, value: Any, shape: Shape | None = None, dtype: DType | None = None
+    ) -> Tensor:
+        """A constant of this tensor's shape and dtype, unless others are given."""
+        return Tensor._make(
+            constant(
+                value,
+                self.shape if shape is None else shape,
+                self.dtype if dtype is None else dtype,
+            )
+        )
+
+    def _lay_out(self, operands: Sequence[Any]) -> None:
+        """Take the strides that PyTorch gives the result of an elementwise operation."""
+        strides = elementwise_strides(self.shape, operands)
+        if strides != contiguous_strides(self.shape):
+            self._strides = self._cell.strides = strides
+
+    # --- views ----------------------------------------------------------------------------------
+
+    def _view(
+        self, moves: tuple[Move, ...], strides: Shape, offset: int, creation: str = DEFAULT
+    ) -> Tensor:
+        """The window of this tensor that `moves` lead to."""
+        view = object.__new__(Tensor)
+        view._cell = self._cell
+        view.shape = moves[-1].shape if moves else self.shape
+        view.dtype = self.dtype
+        view._strides = None if strides == contiguous_strides(view.shape) else strides
+        view._offset = offset
+        base = self if self._base is None else self._base
+        view._base = base
+        view._moves = self._moves + moves
+        # one tuple where both paths are the same: then a write does value and history together
+        view._path = view._moves if self._path is self._moves else self._path + moves
+        if base._counter is None:
+            base._counter = Counter()
+        view._counter = base._counter
+        view._seen = base._counter.count
+        if not modes.grad:
+            view._creation = NO_GRAD
+        elif creation is not DEFAULT:
+            view._creation = creation
+        elif self._creation is not DEFAULT:
+            view._creation = self._creation
+        if modes.grad:
+            edge = self._edge()
+            if edge is not None:
+                view._history = follow(edge, self, moves)
+        return view
+
+    # --- gradients ------------------------------------------------------------------------------
+
+    @property
+    def requires_grad(self) -> bool:
+        """True if gradients go to this tensor or through it."""
+        if self._requires or self._history is not None:
+            return True
+        return self._base is not None and self._base.requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        self.requires_grad_(wanted)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Start or stop gathering gradients for this leaf."""
+        if requires_grad and not (self.dtype.is_floating_point or self.dtype.is_complex):
+            raise DTypeError(
+                f"[requires_grad_] only Tensors of floating point and complex dtype can require "
+                f"gradients; this one holds {self.dtype.name}"
+            )
+        if not self.is_leaf:
+            if not requires_grad:
+                raise AutogradError(
+                    "[requires_grad_] you can only change requires_grad flags of leaf variables. If "
+                    "you want to use a computed variable in a subgraph that doesn't require "
+                    "differentiation use var_no_grad = var.detach()."
+                )
+            return self
+        self._requires = bool(requires_grad)
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        """True for tensors that no recorded operation made."""
+        return not self.requires_grad or self.grad_fn is None
+
+    @property
+    def grad_fn(self) -> History | None:
+        """The history of this tensor, or None for a leaf. A view's is made anew after a write to its
+        base or to another view of it.
+        """
+        base = self._base
+        if base is None:
+            return self._history
+        if self._history is None and not base.requires_grad:
+            return None
+        assert self._counter is not None
+        count = self._counter.count
+        if self._seen != count:
+            self._forbid_special_view("its base or another view of its base has been")
+            edge = base._edge()
+            self._history = None if edge is None else follow(edge, base, self._path)
+            self._seen = count
+        return self._history
+
+    def _edge(self) -> History | None:
+        """Where cotangents of this tensor go: its history, its leaf, or None."""
+        if self._base is None:
+            if self._history is not None:
+                return self._history
+            if not self._requires:
+                return None
+        else:
+            history = self.grad_fn
+            if history is not None:
+                return history
+            if not self.requires_grad:
+                return None
+        if self._leaf is None:
+            self._leaf = Leaf(self)
+        return self._leaf
+
+    def _forbid_special_view(self, what: str) -> None:
+        if self._creation is NO_GRAD:
+            raise AutogradError(
+                f"[in-place] A view was created in no_grad mode and {what} modified inplace with grad "
+                "mode enabled. Given that this use case is ambiguous and error-prone, it is forbidden. "
+                "Move both the view and the write inside the no_grad block, or both outside."
+            )
+        if self._creation is MULTIPLE:
+            raise AutogradError(
+                f"[in-place] This view is the output of a function that returns multiple views, and "
+                f"{what} modified inplace. Such functions do not allow the output views to be modified "
+                "inplace. You should replace the inplace operation by an out-of-place one."
+            )
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that `backward` gathered, or None."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, gradient: Tensor | None) -> None:
+        if gradient is not None:
+            if not isinstance(gradient, Tensor):
+                raise TypeError(f"[grad] assigned grad must be a Tensor or None, not {gradient!r}")
+            if gradient is self:
+                raise AutogradError("[grad] can't assign a Tensor as its own grad")
+            if gradient.shape != self.shape:
+                raise ShapeError(
+                    f"[grad] assigned grad has shape {gradient.shape}, the tensor {self.shape}"
+                )
+            if gradient.dtype is not self.dtype:
+                raise DTypeError(
+                    f"[grad] assigned grad has dtype {gradient.dtype.name}, the tensor "
+                    f"{self.dtype.name}"
+                )
+        self._grad = gradient
+
+    @grad.deleter
+    def grad(self) -> None:
+        self._grad = None
+
+    def _keep_gradient(self, gradient: Tensor) -> None:
+        """Called by backward for tensors that asked with `retain_grad`."""
+        if self._grad is None:
+            self._grad = gradient.clone() if gradient.requires_grad else Tensor._make(gradient.value())
+        else:
+            self._grad = self._grad + gradient
+
+    def retain_grad(self) -> None:
+        """Keep this tensor's gradient in `.grad`, though it is not a leaf."""
+        if not self.requires_grad:
+            raise AutogradError("[retain_grad] can't retain_grad on Tensor that has requires_grad=False")
+        if self.is_leaf:
+            return
+        history = self._edge()
+        assert history is not None
+        if not self.retains_grad:
+            history.keep(self)
+
+    @property
+    def retains_grad(self) -> bool:
+        """True after `retain_grad` of a tensor that is not a leaf."""
+        history = self._history
+        return history is not None and history.keeps(self)
+
+    def register_hook(self, hook: Hook) -> RemovableHook:
+        """Call `hook(gradient)` when this tensor's gradient is computed; a result replaces it."""
+        if not self.requires_grad:
+            raise AutogradError(
+                "[register_hook] cannot register a hook on a tensor that doesn't require gradient"
+            )
+        history = self._edge()
+        assert history is not None
+        return RemovableHook(history, hook)
+
+    def _rebase(self, history: History) -> None:
+        """Take a new history after a write; whoever keeps gradients goes along."""
+        before = self._history
+        if before is not None and before.forget(self):
+            history.keep(self)
+        self._history = history
+
+    @property
+    def _version(self) -> int:
+        return 0 if self._counter is None else self._counter.count
+
+    version = _version
+
+    def _count(self) -> Counter:
+        if self._counter is None:
+            self._counter = Counter()
+        return self._counter
+
+    # --- what it looks like ---------------------------------------------------------------------
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def device(self) -> Device:
+        """Where the value lives."""
+        value = self._cell.value
+        return CPU if value is None else value.device
+
+    def stride(self, dim: int | None = None) -> Any:
+        """Steps in elements between neighbours along each axis, as PyTorch would lay them out."""
+        strides = contiguous_strides(self.shape) if self._strides is None else self._strides
+        return strides if dim is None else strides[dim]
+
+    def is_contiguous(self) -> bool:
+        """True if the elements lie in row-major order without gaps."""
+        if self._strides is None or 0 in self.shape:
+            return True
+        expected = 1
+        for extent, step in zip(reversed(self.shape), reversed(self._strides), strict=True):
+            if extent != 1:
+                if step != expected:
+                    return False
+                expected *= extent
+        return True
+
+    def storage_offset(self) -> int:
+        """Elements from the start of the storage to this tensor's first."""
+        return self._offset
+
+    def numel(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a 0-d tensor")
+        return self.shape[0]
+
+
+class RemovableHook:
+    """What `register_hook` returns: `remove()` takes the hook away again."""
+
+    def __init__(self, history: History, hook: Hook) -> None:
+        self._number = next_hook_number()
+        if history.hooks is None:
+            history.hooks = {}
+        self._hooks = history.hooks
+        self._hooks[self._number] = hook
+
+    def remove(self) -> None:
+        """Do not call the hook any more."""
+        self._hooks.pop(self._number, None)
+
+    def __enter__(self) -> RemovableHook:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+
+def follow(edge: History, start: Any, moves: Sequence[Move]) -> History:
+    """The history that continues `edge`, of something like `start`, through movements."""
+    before = Kind(start.shape, start.dtype)
+    for move in moves:
+        after = Kind(move.shape, start.dtype)
+        made = History.of_call(
+            move.primitive,
+            (before, *move.operands),
+            (None, *move.operands),
+            (edge, *[None] * len(move.operands)),
+            after,
+            None,
+            move.parameters,
+        )
+        assert made is not None
+        edge, before = made, after
+    return edge
+
+
+def elementwise_strides(shape: Shape, operands: Sequence[Any]) -> Shape:
+    """The strides that PyTorch's iterator gives the result: axes in the order of the operands' strides,
+    the first operand that tells two axes apart deciding.
+    """
+    rank = len(shape)
+    plain = contiguous_strides(shape)
+    if rank < 2 or 0 in shape:
+        return plain
+    if all(operand.shape == shape for operand in operands):
+        if all(operand.is_contiguous() for operand in operands):
+            return plain
+        first: Shape = operands[0].stride()
+        if all(operand.stride() == first for operand in operands) and is_dense(shape, first):
+            return first
+    steps = []
+    for operand in operands:
+        added = rank - len(operand.shape)
+        given = operand.stride()
+        steps.append([
+            0 if axis < added or (operand.shape[axis - added] == 1 and shape[axis] != 1)
+            else given[axis - added]
+            for axis in range(rank)
+        ])  # fmt: skip
+    order = list(reversed(range(rank)))  # fastest axis first
+
+    def compare(one: int, other: int) -> int:
+        for strides in steps:
+            a, b = strides[one], strides[other]
+            if a == 0 or b == 0:
+                continue
+            if a != b:
+                return -1 if a < b else 1
+            if shape[one] > shape[other]:
+                return 1
+        return 0
+
+    for start in range(1, rank):
+        place = start
+        for before in reversed(range(start)):
+            wanted = compare(order[before], order[place])
+            if wanted > 0:
+                order[before], order[place] = order[place], order[before]
+                place = before
+            elif wanted < 0:
+                break
+    result, step = [0] * rank, 1
+    for axis in order:
+        result[axis] = step
+        step *= shape[axis]
+    return tuple(result)
+
+
+def is_dense(shape: Shape, strides: Shape) -> bool:
+    """True if the elements fill a stretch of storage without gaps or overlaps."""
+    expected = 1
+    for step, extent in sorted(
+        (step, extent) for step, extent in zip(strides, shape, strict=True) if extent != 1
+    ):
+        if step != expected:
+            return False
+        expected *= extent
+    return True
+
+
+def method(name: str) -> Callable[[Function], Function]:
+    """Make a function a method of Tensor: `@method("softmax")`. The function itself is returned."""
+
+    def install(function: Function) -> Function:
+        setattr(Tensor, name, function)
+        return function
+
+    return install
+
+
+_constructors: dict[str, Callable[..., Any]] = {}
+
+
+def constructor(function: Function) -> Function:
+    """Say what `Tensor(...)` does."""
+    _constructors["Tensor"] = function
+    return function
+
+
+def source(primitive: Primitive, *operands: Tensor, **parameters: Any) -> Tensor:
+    """A tensor from a primitive that may have no operand: `source(ops.iota, shape=..., ...)`."""
+    value = record(primitive, [operand.value() for operand in operands], parameters)
+    return Tensor._make(value)
+
+
+def wrap(value: Value, history: History | None) -> Tensor:
+    """A tensor of a value and a history: what the walk back hands to hooks."""
+    return Tensor._make(value, history)
+
+
+

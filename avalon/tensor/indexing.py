@@ -1,0 +1,392 @@
+"""`x[...]` and `x[...] = y` for integers, slices, None, Ellipsis, masks and integer arrays.
+
+Comes in: a tensor and what stands in the brackets. Goes out: a view where only integers, slices, None and
+Ellipsis are there, else a copy, as in PyTorch. Guaranteed: starts and indices are run-time arguments;
+indices that are known are checked at once, others when they are computed; a mask that is assigned one
+number needs no count of its elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from avalon import dtype as dtypes, ops
+from avalon.errors import IndexOutOfRange, ShapeError
+from avalon.shape import Shape, broadcast_shapes
+from avalon.tensor import views
+from avalon.tensor.core import Tensor, method
+from avalon.tensor.creation import as_tensor, from_numpy
+from avalon.tensor.interchange import readable
+from avalon.tensor.operators import broadcast_to, cast_to
+from avalon.tensor.writes import assign_, check_in_place, copy_
+from avalon.tracing.values import Value
+
+
+@dataclass
+class _Plan:
+    """An index, sorted: what is cut first, then which axes of the window integer arrays index."""
+
+    starts: list[int | None] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
+    # one entry for each axis of the window: None for an axis as it is, "new" for a new one, or the
+    # index array of an axis
+    axes: list[Any] = field(default_factory=list)
+
+
+def _items(index: Any) -> list[Any]:
+    if isinstance(index, tuple):
+        return list(index)
+    return [index]
+
+
+def _is_array(item: Any) -> bool:
+    return isinstance(item, (Tensor, np.ndarray, list, range)) or (
+        isinstance(item, tuple) and not isinstance(item, str)
+    )
+
+
+def _index_tensor(item: Any) -> Tensor:
+    """An index array as a tensor of bools or integers."""
+    if isinstance(item, np.ndarray):
+        item = from_numpy(item)
+    elif not isinstance(item, Tensor):
+        array = np.array(readable(item) if isinstance(item, Tensor) else _nested(item))
+        if array.size == 0:
+            array = array.astype(np.int64)
+        item = Tensor._make(Value.from_numpy(array, dtypes.from_numpy(array.dtype)))
+    if item.dtype is not dtypes.bool_ and not item.dtype.is_integer:
+        raise IndexOutOfRange(
+            f"[index] tensors used as indices must be long, int, byte or bool tensors, not "
+            f"{item.dtype.name}"
+        )
+    return item
+
+
+def _nested(item: Any) -> Any:
+    if isinstance(item, (list, tuple)):
+        return [_nested(part) for part in item]
+    return readable(item) if isinstance(item, Tensor) else item
+
+
+def _consumed(item: Any) -> int:
+    """How many axes of the tensor an item of the index stands for."""
+    if item is None or isinstance(item, (bool, np.bool_)):
+        return 0
+    if isinstance(item, Tensor) and item.dtype is dtypes.bool_:
+        return item.ndim
+    return 1
+
+
+def _normalize(x: Tensor, index: Any) -> list[Any]:
+    """The index with arrays as tensors and the Ellipsis written out."""
+    items: list[Any] = []
+    for item in _items(index):
+        if _is_array(item):
+            tensor = _index_tensor(item)
+            if not tensor.shape and tensor.dtype is not dtypes.bool_ and not tensor.requires_grad:
+                items.append(int(tensor) if tensor.value().known else tensor)
+            else:
+                items.append(tensor)
+        else:
+            items.append(item)
+    wanted = sum(_consumed(item) for item in items if item is not Ellipsis)
+    if wanted > x.ndim:
+        raise IndexError(
+            f"[index] too many indices for tensor of dimension {x.ndim} (shape {x.shape}): {wanted}"
+        )
+    ellipses = sum(item is Ellipsis for item in items)
+    if ellipses > 1:
+        raise IndexError("[index] an index can only have a single ellipsis ('...')")
+    rest = [slice(None)] * (x.ndim - wanted)
+    if not ellipses:
+        return items + rest
+    place = next(place for place, item in enumerate(items) if item is Ellipsis)
+    return items[:place] + rest + items[place + 1 :]
+
+
+def _sorted(x: Tensor, index: Any) -> _Plan:
+    plan = _Plan()
+    axis = 0
+    for item in _normalize(x, index):
+        if item is None:
+            plan.axes.append("new")
+        elif isinstance(item, (bool, np.bool_)):
+            plan.axes.append(_index_tensor([0] if item else []))
+            plan.axes[-1]._adds_axis = True
+        elif isinstance(item, slice):
+            _plan_slice(plan, x, axis, item)
+            axis += 1
+        elif isinstance(item, Tensor):
+            axis = _plan_array(plan, x, axis, item)
+        else:
+            _plan_integer(plan, x, axis, item)
+            axis += 1
+    return plan
+
+
+def _plan_slice(plan: _Plan, x: Tensor, axis: int, item: slice) -> None:
+    extent = x.shape[axis]
+    step = 1 if item.step is None else int(item.step)
+    if step <= 0:
+        raise ValueError(f"[index] slice step must be positive, got {step}; write x.flip(...) instead")
+    start, stop, _ = slice(
+        None if item.start is None else int(item.start),
+        None if item.stop is None else int(item.stop),
+    ).indices(extent)
+    size = max(0, -(-(stop - start) // step))
+    whole = size == extent and step == 1
+    # the start is the user's number: an argument, unless nothing is cut
+    plan.starts.append(None if whole or (item.start is None and start == 0) else start)
+    plan.sizes.append(size)
+    plan.steps.append(step)
+    plan.axes.append(None)
+
+
+def _plan_integer(plan: _Plan, x: Tensor, axis: int, item: Any) -> None:
+    try:
+        number = item.__index__()
+    except AttributeError:
+        raise TypeError(
+            "[index] only integers, slices (`:`), ellipsis (`...`), None and long, int, byte or bool "
+            f"Tensors are valid indices (got {type(item).__name__})"
+        ) from None
+    plan.starts.append(views.index_in("index", number, x.shape, axis))
+    plan.sizes.append(1)
+    plan.steps.append(1)
+    plan.dropped.append(axis)
+
+
+def _plan_array(plan: _Plan, x: Tensor, axis: int, item: Tensor) -> int:
+    """Put an index array at its axis; a mask becomes one index array for each of its axes."""
+    arrays = [item]
+    if item.dtype is dtypes.bool_:
+        expected = x.shape[axis : axis + item.ndim]
+        if item.shape != expected:
+            raise IndexError(
+                f"[index] the shape of the mask {item.shape} does not match the shape {expected} of the "
+                f"indexed tensor {x.shape} at axis {axis}"
+            )
+        places = np.nonzero(readable(item))
+        if item.shape:
+            arrays = [
+                Tensor._make(Value.from_numpy(np.ascontiguousarray(p), dtypes.int64))
+                for p in places
+            ]
+        else:
+            count = int(bool(readable(item)))
+            arrays = [Tensor._make(Value.from_numpy(np.zeros(count, np.int64), dtypes.int64))]
+            arrays[0]._adds_axis = True
+            plan.axes.append(arrays[0])
+            return axis
+    for offset, array in enumerate(arrays):
+        extent = x.shape[axis + offset]
+        plan.starts.append(None)
+        plan.sizes.append(extent)
+        plan.steps.append(1)
+        plan.axes.append(wrapped_index("index", array, extent))
+    return axis + len(arrays)
+
+
+def wrapped_index(operation: str, indices: Tensor, extent: int) -> Tensor:
+    """Indices with negative ones counted from the end, as int64, checked against `extent`.
+
+    Indices whose values are known are checked now, the others when they are computed.
+
+    Raises:
+        IndexOutOfRange: an index is outside.
+    """
+    indices = cast_to(indices, dtypes.int64)
+    value = indices.value()
+    message = f"[{operation}] index {{value}} is out of bounds for dimension with size {extent}"
+    if value.known:
+        array = value.host()
+        if array.size:
+            low, high = int(array.min()), int(array.max())
+            if low < -extent or high >= extent:
+                wrong = low if low < -extent else high
+                raise IndexOutOfRange(message.format(value=wrong))
+            if low >= 0:
+                return indices
+    shifted = ops.add(indices, indices.constant(extent))
+    inside = ops.where(ops.less(indices, indices.constant(0)), shifted, indices)
+    if value.known:
+        return inside  # type: ignore[no-any-return]
+    return ops.check_index(inside, size=extent, message=message)  # type: ignore[no-any-return]
+
+
+def _window(x: Tensor, plan: _Plan) -> Tensor:
+    """The view that integers, slices and None cut."""
+    window = x
+    if any(start is not None for start in plan.starts) or plan.dropped or (
+        tuple(plan.sizes) != x.shape or any(step != 1 for step in plan.steps)
+    ):
+        window = views.cut(x, plan.starts, plan.sizes, plan.steps, plan.dropped)
+    sizes: list[int] = []
+    strides: list[int] = []
+    given = iter(zip(window.shape, window.stride(), strict=True))
+    added = False
+    for axis in plan.axes:
+        if axis is not None and (isinstance(axis, str) or hasattr(axis, "_adds_axis")):
+            sizes.append(1)
+            strides.append(0)
+            added = True
+        else:
+            extent, step = next(given)
+            sizes.append(extent)
+            strides.append(step)
+    if added:
+        for place in reversed(range(len(sizes))):
+            if plan.axes[place] is not None and strides[place] == 0 and sizes[place] == 1:
+                after = place + 1
+                strides[place] = strides[after] * sizes[after] if after < len(sizes) else 1
+        window = views.reshaped(window, tuple(sizes), tuple(strides))
+    if window is x:
+        window = views.cut(x, [None] * x.ndim, x.shape, (1,) * x.ndim)
+    return window
+
+
+@dataclass
+class _Advanced:
+    """How integer arrays index a window: by a flat index into its indexed axes, brought to the front."""
+
+    permutation: Shape
+    extents: Shape  # of the indexed axes
+    rest: Shape
+    flat: Tensor  # one index into the flattened indexed axes
+    result: Shape  # permutation that puts the index's axes where they belong
+
+
+def _advanced(window: Tensor, axes: Sequence[Any]) -> _Advanced:
+    indexed = [axis for axis, item in enumerate(axes) if isinstance(item, Tensor)]
+    others = [axis for axis in range(window.ndim) if axis not in indexed]
+    arrays = [axes[axis] for axis in indexed]
+    try:
+        shape = broadcast_shapes("index", *[array.shape for array in arrays])
+    except ShapeError as error:
+        raise IndexOutOfRange(
+            f"[index] shape mismatch: indexing tensors could not be broadcast together: {error}"
+        ) from None
+    extents = tuple(window.shape[axis] for axis in indexed)
+    flat: Any = None
+    for position, array in enumerate(arrays):
+        one = broadcast_to(array, shape)
+        step = prod(extents[position + 1 :])
+        if step != 1:
+            one = ops.multiply(one, one.constant(step))
+        flat = one if flat is None else ops.add(flat, one)
+    rest = tuple(window.shape[axis] for axis in others)
+    adjacent = indexed == list(range(indexed[0], indexed[0] + len(indexed)))
+    front = indexed[0] if adjacent else 0
+    places = len(shape)
+    order = [
+        *range(places, places + front),
+        *range(places),
+        *range(places + front, places + len(rest)),
+    ]
+    return _Advanced((*indexed, *others), extents, rest, flat, tuple(order))
+
+
+def _flattened(window: Tensor, how: _Advanced) -> Tensor:
+    moved = window
+    if how.permutation != tuple(range(window.ndim)):
+        moved = ops.transpose(window, permutation=how.permutation)
+    shape = (prod(how.extents), *how.rest)
+    return moved if moved.shape == shape else ops.reshape(moved, shape=shape)
+
+
+def _inverse(permutation: Shape) -> Shape:
+    undo = [0] * len(permutation)
+    for place, axis in enumerate(permutation):
+        undo[axis] = place
+    return tuple(undo)
+
+
+def _transposed(x: Tensor, permutation: Shape) -> Tensor:
+    if permutation == tuple(range(x.ndim)):
+        return x
+    return ops.transpose(x, permutation=permutation)  # type: ignore[no-any-return]
+
+
+@method("__getitem__")
+def get_item(x: Tensor, index: Any) -> Tensor:
+    """The elements that the index names: a view for integers and slices, a copy for arrays and masks.
+
+    Raises:
+        IndexError: out of range, too many indices, or arrays that do not broadcast.
+
+    Source: https://docs.pytorch.org/docs/stable/tensor_view.html
+    """
+    plan = _sorted(x, index)
+    window = _window(x, plan)
+    if not any(isinstance(axis, Tensor) for axis in plan.axes):
+        return window
+    how = _advanced(window, plan.axes)
+    taken = ops.take(_flattened(window, how), how.flat)
+    return _transposed(taken, how.result)
+
+
+@method("__setitem__")
+def set_item(x: Tensor, index: Any, value: Any) -> None:
+    """Write `value`, broadcast, to the elements that the index names.
+
+    Raises:
+        IndexError: as for reading.
+        RuntimeError: the value does not broadcast, or `x` must not be written in place.
+    """
+    if isinstance(index, np.ndarray) and index.dtype == np.bool_:
+        index = from_numpy(index)
+    if not isinstance(value, Tensor):
+        value = as_tensor(value, dtype=x.dtype if np.ndim(value) == 0 else None)
+    if isinstance(index, Tensor) and index.dtype is dtypes.bool_ and value.numel() == 1:
+        _set_masked(x, index, value)
+        return
+    plan = _sorted(x, index)
+    window = _window(x, plan)
+    if not any(isinstance(axis, Tensor) for axis in plan.axes):
+        copy_(window, _without_leading_ones(value, window.shape))
+        return
+    how = _advanced(window, plan.axes)
+    check_in_place(x, value.requires_grad)
+    base = _flattened(window, how)
+    shape = _transposed_shape(how)
+    update = broadcast_to(cast_to(_without_leading_ones(value, shape), x.dtype), shape)
+    written = ops.put(base, how.flat, _transposed(update, _inverse(how.result)))
+    moved = tuple(window.shape[axis] for axis in how.permutation)
+    if written.shape != moved:
+        written = ops.reshape(written, shape=moved)
+    assign_(window, _transposed(written, _inverse(how.permutation)))
+
+
+def _transposed_shape(how: _Advanced) -> Shape:
+    shape = (*how.flat.shape, *how.rest)
+    return tuple(shape[axis] for axis in how.result)
+
+
+def _without_leading_ones(value: Tensor, shape: Shape) -> Tensor:
+    """As PyTorch's assignments do: leading axes of size 1 are dropped."""
+    extra = value.ndim - len(shape)
+    if extra <= 0 or value.shape[:extra] != (1,) * extra:
+        return value
+    return views.reshape(value, value.shape[extra:])
+
+
+def _set_masked(x: Tensor, mask: Tensor, value: Tensor) -> None:
+    """x[mask] = number: a choice, which needs no count of the mask's elements."""
+    if mask.shape != x.shape[: mask.ndim]:
+        raise IndexError(
+            f"[index] the shape of the mask {mask.shape} does not match the shape of the indexed tensor "
+            f"{x.shape}"
+        )
+    spread = mask
+    if mask.ndim < x.ndim:
+        spread = ops.reshape(mask, shape=mask.shape + (1,) * (x.ndim - mask.ndim))
+    number = cast_to(views.reshape(value, ()), x.dtype)
+    chosen = ops.where(broadcast_to(spread, x.shape), broadcast_to(number, x.shape), x)
+    assign_(x, chosen)

@@ -1,0 +1,364 @@
+"""Writes: what `x.add_(y)`, `x[i] = y`, `x.copy_(y)` and `x.data = y` do.
+
+Comes in: a tensor to write to and what to write. Goes out: the same tensor. Guaranteed: the cell gets a new
+value, so that everything that looks into it sees the write and everything that read before keeps what
+it read; in grad mode the base gets the history of the write; under `no_grad`, through `.data` and
+`detach()`, histories stay as they are; PyTorch's errors come before anything has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from avalon import dtype as dtypes, ops
+from avalon.dtype import DType, category
+from avalon.errors import AutogradError, DTypeError, ShapeError
+from avalon.shape import broadcast_shapes
+from avalon.tensor import operators
+from avalon.tensor.core import Tensor, method, wrap
+from avalon.tensor.creation import as_tensor, constant_tensor
+from avalon.tensor.operators import broadcast_to, cast_to, result_type
+from avalon.tracing.history import History
+from avalon.tracing.modes import modes
+from avalon.tracing.values import Value, record, recorder
+
+
+def check_in_place(x: Tensor, differentiable: bool) -> None:
+    """Raise what PyTorch raises when `x` is written; `differentiable`: an operand needs gradients.
+
+    Raises:
+        AutogradError: `x` is a leaf that requires gradients, or a view of one.
+        RuntimeError: several elements of `x` are one place in memory.
+    """
+    if modes.grad and (differentiable or x.requires_grad):
+        if x._base is not None:
+            x._forbid_special_view("is being")
+            if x.requires_grad and x._base.is_leaf:
+                raise AutogradError(
+                    "[in-place] a view of a leaf Variable that requires grad is being used in an "
+                    "in-place operation. Write under `with av.no_grad():`, or to `x.data`."
+                )
+        if x.requires_grad and x.is_leaf:
+            raise AutogradError(
+                "[in-place] a leaf Variable that requires grad is being used in an in-place operation. "
+                "Write under `with av.no_grad():`, or to `x.data`."
+            )
+    if x._strides is not None and any(
+        step == 0 and extent > 1 for step, extent in zip(x._strides, x.shape, strict=True)
+    ):
+        raise AutogradError(
+            "[in-place] unsupported operation: more than one element of the written-to tensor refers "
+            f"to a single memory location (shape {x.shape}, strides {x._strides}). Please clone() the "
+            "tensor before performing the operation."
+        )
+
+
+def check_overlap(x: Tensor, source: Any) -> None:
+    """Raise if `source` looks at a part of `x`'s memory, but not at the same elements."""
+    if (
+        not isinstance(source, Tensor)
+        or source is x
+        or source._cell is not x._cell
+        or not (_spans_all(x) and _spans_all(source))
+    ):
+        return
+    first, second = x._offset, source._offset
+    if first == second and x.numel() == source.numel():
+        if x.stride() == source.stride():
+            return
+    elif first + x.numel() <= second or second + source.numel() <= first:
+        return
+    raise AutogradError(
+        "[in-place] unsupported operation: some elements of the input tensor and the written-to tensor "
+        "refer to a single memory location. Please clone() the tensor before performing the operation."
+    )
+
+
+def _spans_all(x: Tensor) -> bool:
+    from_strides = x.stride()
+    expected = 1
+    pairs = zip(from_strides, x.shape, strict=True)
+    for step, extent in sorted((step, extent) for step, extent in pairs if extent != 1):
+        if step != expected:
+            return False
+        expected *= extent
+    return x.numel() > 0
+
+
+def write(x: Tensor, new: Tensor, edge: History | None) -> Tensor:
+    """Put `new`, of `x`'s shape and dtype, into `x`'s storage; `edge` is the history that `x` gets,
+    or None if histories stay as they are. The checks have passed.
+    """
+    value = new.value()
+    cell = x._cell
+    if edge is not None:
+        _write_history(x, value, edge)
+    elif x._requires and not modes.grad:
+        recorder().updated = True
+    memory = cell.foreign() if cell.memory is not None else None
+    if memory is not None:
+        np.copyto(memory.window(x.shape, x.stride(), x._offset), value.host())
+    elif edge is None or not x._moves or x._path is not x._moves:
+        _put(x, _through(x, value))
+    cell.version += 1
+    x._count().count += 1
+    return x
+
+
+def _put(x: Tensor, value: Value) -> None:
+    cell = x._cell
+    recorder().remember(cell, cell.value)
+    cell.value = value
+
+
+def _through(x: Tensor, value: Value) -> Value:
+    """The cell's new value after `value` was written through `x`'s movements."""
+    levels = [x._cell.value]
+    for move in x._moves[:-1]:
+        levels.append(record(move.primitive, (levels[-1], *move.operands), move.parameters))
+    for move, level in zip(reversed(x._moves), reversed(levels), strict=False):
+        value = move.primitive.rules["write"](level, value, *move.operands, **move.parameters)
+    return value
+
+
+def _write_history(x: Tensor, value: Value, edge: History) -> None:
+    """Give `x`, or the tensor that it is a view of, the history of the write. Where the view and its
+    base are windows on the same cell in the same way, the cell's new value is a by-product.
+    """
+    base = x._base
+    if base is None:
+        x._rebase(edge)
+        x._requires = False
+        return
+    together = x._path is x._moves and x._cell.memory is None
+    levels = [wrap(base.value(), base._edge())]
+    for move in x._path[:-1]:
+        operands = [wrap(operand, None) for operand in move.operands]
+        levels.append(move.primitive(levels[-1], *operands, **move.parameters))
+    new = wrap(value, edge)
+    for move, level in zip(reversed(x._path), reversed(levels), strict=False):
+        operands = [wrap(operand, None) for operand in move.operands]
+        new = move.primitive.rules["write"](level, new, *operands, **move.parameters)
+    assert new._history is not None
+    base._rebase(new._history)
+    base._requires = False
+    if together and x._path:
+        _put(x, new.value())
+
+
+def _erased(x: Tensor, new: Tensor) -> History | None:
+    """The history of `x` after it was overwritten: `new` gets the gradient, the old content zeros."""
+    before, after = x._edge(), new._edge()
+    if before is None and after is None:
+        return None
+    return History.of_function(
+        "copy", (before, after), x, lambda g: (g.constant(0) if before is not None else None, g)
+    )
+
+
+@method("assign_")
+def assign_(x: Tensor, new: Tensor) -> Tensor:
+    """Make `new`, which was computed from `x`, the content of `x`: how in-place functions are built.
+
+    Raises:
+        RuntimeError: shape or dtype do not fit, or `x` must not be written in place.
+    """
+    if new.shape != x.shape:
+        raise ShapeError(
+            f"[in-place] output with shape {x.shape} doesn't match the broadcast shape {new.shape}"
+        )
+    check_castable(new.dtype, x.dtype)
+    differentiable = modes.grad and new.requires_grad
+    check_in_place(x, differentiable)
+    new = cast_to(new, x.dtype)
+    edge = None
+    if modes.grad and (differentiable or x.requires_grad):
+        edge = new._edge()
+        if edge is None or edge is new._leaf or edge is x._edge():
+            edge = _erased(x, new)
+    return write(x, new, edge)
+
+
+def check_castable(given: DType, wanted: DType) -> None:
+    """Raise if a result of dtype `given` cannot be written into a tensor of dtype `wanted`."""
+    if category(given) > category(wanted):
+        raise DTypeError(
+            f"[in-place] result type {given.name} can't be cast to the desired output type {wanted.name}"
+        )
+
+
+@method("copy_")
+def copy_(x: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
+    """Write `source`, broadcast and converted to `x`'s dtype, into `x`."""
+    if not isinstance(source, Tensor):
+        source = as_tensor(source)
+    if source is x:
+        return x
+    differentiable = modes.grad and source.requires_grad
+    check_in_place(x, differentiable)
+    check_overlap(x, source)
+    if source.shape != x.shape and broadcast_shapes("copy_", x.shape, source.shape) != x.shape:
+        raise ShapeError(
+            f"[copy_] output with shape {x.shape} doesn't match the broadcast shape of {source.shape}"
+        )
+    new = broadcast_to(cast_to(source, x.dtype), x.shape)
+    tracked = modes.grad and (differentiable or x.requires_grad)
+    return write(x, new, _erased(x, new) if tracked else None)
+
+
+@method("fill_")
+def fill_(x: Tensor, value: Any) -> Tensor:
+    """Write one number, or a zero-dimensional tensor, into every element."""
+    if isinstance(value, Tensor):
+        if value.shape:
+            raise ShapeError(
+                f"[fill_] fill_ only supports 0-dimension value tensor but got tensor with "
+                f"{value.ndim} dimensions"
+            )
+    else:
+        value = as_tensor(value, dtype=x.dtype)
+    return copy_(x, value)
+
+
+@method("zero_")
+def zero_(x: Tensor) -> Tensor:
+    """Write zeros."""
+    check_in_place(x, False)
+    new = constant_tensor(0, x.shape, x.dtype)
+    return write(x, new, _erased(x, new) if modes.grad and x.requires_grad else None)
+
+
+def _operation(name: str, function: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
+    def in_place(x: Tensor, other: Any) -> Tensor:
+        check_overlap(x, other)
+        return assign_(x, function(x, other))
+
+    in_place.__name__ = in_place.__qualname__ = name
+    in_place.__doc__ = f"In-place version of `{name.strip('_')}`."
+    return in_place
+
+
+for _name, _function in (
+    ("mul", operators.multiply), ("floor_divide", operators.floor_divide),
+    ("remainder", operators.remainder), ("pow", operators.power),
+    ("bitwise_and", operators.bit_and), ("bitwise_or", operators.bit_or),
+    ("bitwise_xor", operators.bit_xor), ("eq", operators.equal), ("ne", operators.not_equal),
+    ("lt", operators.less), ("le", operators.less_equal), ("gt", operators.greater),
+    ("ge", operators.greater_equal), ("div", operators.divide),
+    ("bitwise_left_shift", operators.shift_left), ("bitwise_right_shift", operators.shift_right),
+):  # fmt: skip
+    method(_name + "_")(_operation(_name + "_", _function))
+
+for _name, _function in (
+    ("iadd", operators.add), ("isub", operators.subtract), ("imul", operators.multiply),
+    ("itruediv", operators.divide), ("ifloordiv", operators.floor_divide),
+    ("imod", operators.remainder), ("ipow", operators.power), ("iand", operators.bit_and),
+    ("ior", operators.bit_or), ("ixor", operators.bit_xor),
+    ("ilshift", operators.shift_left), ("irshift", operators.shift_right),
+):  # fmt: skip
+    method(f"__{_name}__")(_operation(f"__{_name}__", _function))
+
+
+def _scaled(other: Any, alpha: Any) -> Any:
+    return other if type(alpha) is int and alpha == 1 else operators.multiply(other, alpha)
+
+
+@method("add_")
+def add_(x: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
+    """x += alpha * other."""
+    check_overlap(x, other)
+    return assign_(x, operators.add(x, _scaled(other, alpha)))
+
+
+@method("sub_")
+def sub_(x: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
+    """x -= alpha * other."""
+    check_overlap(x, other)
+    return assign_(x, operators.subtract(x, _scaled(other, alpha)))
+
+
+@method("addcmul_")
+def addcmul_(x: Tensor, first: Tensor, second: Tensor, *, value: Any = 1) -> Tensor:
+    """x += value * first * second."""
+    return assign_(x, operators.add(x, _scaled(operators.multiply(first, second), value)))
+
+
+@method("addcdiv_")
+def addcdiv_(x: Tensor, first: Tensor, second: Tensor, *, value: Any = 1) -> Tensor:
+    """x += value * first / second."""
+    return assign_(x, operators.add(x, _scaled(operators.divide(first, second), value)))
+
+
+@method("masked_fill_")
+def masked_fill_(x: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """Write one number, or a zero-dimensional tensor, where `mask` is true."""
+    return assign_(x, masked_fill(x, mask, value))
+
+
+@method("masked_fill")
+def masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """`value` where `mask` is true, `x` elsewhere."""
+    if mask.dtype is not dtypes.bool_:
+        raise DTypeError(
+            f"[masked_fill] expects the mask to have the dtype bool, but got {mask.dtype.name}"
+        )
+    if isinstance(value, Tensor) and value.shape:
+        raise ShapeError(
+            f"[masked_fill] only supports a 0-dimensional value tensor, but got shape {value.shape}"
+        )
+    shape = broadcast_shapes("masked_fill", x.shape, mask.shape)
+    check_castable(result_type(value), x.dtype)
+    filling = value if isinstance(value, Tensor) else as_tensor(value, dtype=x.dtype)
+    result: Tensor = ops.where(
+        broadcast_to(mask, shape),
+        broadcast_to(cast_to(filling, x.dtype), shape),
+        broadcast_to(x, shape),
+    )
+    return result
+
+
+@method("detach")
+def detach(x: Tensor) -> Tensor:
+    """The same storage, without history."""
+    made: Tensor = x._alias()
+    made._counter = x._count()
+    return made
+
+
+@method("detach_")
+def detach_(x: Tensor) -> Tensor:
+    """Forget the history.
+
+    Raises:
+        RuntimeError: `x` is a view.
+    """
+    if x._base is not None:
+        raise AutogradError("[detach_] Can't detach views in-place. Use detach() instead.")
+    x._history = None
+    x._requires = False
+    return x
+
+
+def _get_data(x: Tensor) -> Tensor:
+    return x._alias()  # type: ignore[no-any-return]
+
+
+def _set_data(x: Tensor, new: Tensor) -> None:
+    if not isinstance(new, Tensor):
+        raise TypeError(f"[data] Variable data has to be a tensor, but got {type(new).__name__}")
+    if new.dtype is not x.dtype and x.requires_grad and not new.dtype.is_floating_point:
+        raise DTypeError(f"[data] a tensor that requires grad cannot hold {new.dtype.name}")
+    x._cell, x._moves = new._cell, new._moves
+    x.shape, x.dtype = new.shape, new.dtype
+    x._strides, x._offset = new._strides, new._offset
+    x._memo = None
+    x._path = ()
+    x._leaf = None
+
+
+Tensor.data = property(
+    _get_data, _set_data, doc="The same storage, without history and with a version counter of its own."
+)

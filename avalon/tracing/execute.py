@@ -1,0 +1,185 @@
+"""From a pending graph to buffers: the cache of programs and the choice of tier.
+
+Comes in: a recorded graph with its structure key, what feeds its inputs, and which nodes are wanted.
+Goes out: one buffer for each wanted node. Guaranteed: a structure that comes back runs the program that
+was built for it; which values are alive is not part of the key: a program that puts out a superset of
+what is wanted serves, and a new one puts out the union, so a structure is built at most a few times.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from avalon import dtype as dtypes
+from avalon.graph.graph import Graph
+from avalon.graph.node import Call, Constant, Input, Node
+from avalon.runtime.buffer import Buffer
+from avalon.settings import settings
+
+_CAPACITY = 512
+
+
+class Runnable(Protocol):
+    """What the compiler makes of a graph."""
+
+    def run(
+        self, inputs: list[Buffer | int | float], donated: Collection[int] = ()
+    ) -> list[Buffer]: ...
+
+
+class ReferenceProgram:
+    """The meaning of each primitive in NumPy, call by call, until the compiler takes over."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def run(
+        self, inputs: list[Buffer | int | float], donated: Collection[int] = ()
+    ) -> list[Buffer]:
+        known: dict[int, Any] = {}
+        given = iter(inputs)
+        for node in self.graph.nodes:
+            if isinstance(node, Input):
+                known[id(node)] = _load(next(given), node)
+            elif isinstance(node, Constant):
+                known[id(node)] = _rounded(np.full(node.shape, node.value), node)
+            elif isinstance(node, Call):
+                operands = [known[id(operand)] for operand in node.operands]
+                with np.errstate(all="ignore"):
+                    made = node.primitive.reference(*operands, **node.parameters)
+                assert np.shape(made) == node.shape, (node.primitive, np.shape(made), node.shape)
+                known[id(node)] = _rounded(made, node)
+        return [_store(known[id(node)], node) for node in self.graph.outputs]
+
+
+def _load(given: Any, node: Node) -> Any:
+    if not isinstance(given, Buffer):
+        return _rounded(np.array(given), node)
+    array = given.as_numpy(node.dtype, node.shape)
+    if node.dtype is dtypes.bfloat16:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.copy()
+
+
+def _rounded(array: Any, node: Node) -> Any:
+    array = np.asarray(array).astype(node.dtype.reference)
+    if node.dtype is dtypes.bfloat16:
+        bits = array.view(np.uint32).astype(np.uint64)
+        bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+        array = bits.astype(np.uint32).view(np.float32)
+    return array
+
+
+def _store(array: Any, node: Node) -> Buffer:
+    if node.dtype is dtypes.bfloat16:
+        array = (np.ascontiguousarray(array).view(np.uint32) >> 16).astype(np.uint16)
+        array = array.reshape(node.shape)
+    return Buffer.from_numpy(np.asarray(array))
+
+
+class _Program:
+    """One build: which nodes it puts out and which of the recorded inputs it reads."""
+
+    def __init__(self, graph: Graph, positions: Sequence[int], tier: str) -> None:
+        self.outputs = {position: place for place, position in enumerate(positions)}
+        self.tier = tier
+        self.inputs = restrict(graph, positions)
+        self.runnable: Runnable = ReferenceProgram(graph)
+
+    def run(
+        self, feeds: list[Any], wanted: Sequence[int], donated: Collection[int]
+    ) -> list[Buffer]:
+        given = [feeds[position] for position in self.inputs]
+        free = [place for place, position in enumerate(self.inputs) if position in donated]
+        made = self.runnable.run(given, free)
+        return [made[self.outputs[position]] for position in wanted]
+
+
+class _Structure:
+    """What is known of one recorded structure: how often it was seen and the programs for it."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.programs: list[_Program] = []
+
+    def serve(self, graph: Graph, wanted: Sequence[int], tier: str | None) -> _Program:
+        self.seen += 1
+        if settings.tier != "auto":
+            tier = settings.tier
+        elif tier is None:
+            tier = "cold" if self.seen == 1 else "hot"
+        for program in self.programs:
+            if program.tier == tier and all(position in program.outputs for position in wanted):
+                return program
+        earlier = {position for program in self.programs for position in program.outputs}
+        union = sorted(earlier.union(wanted))
+        self.programs = [program for program in self.programs if program.tier != tier]
+        made = _Program(graph, union, tier)
+        self.programs.append(made)
+        return made
+
+
+_structures: OrderedDict[Any, _Structure] = OrderedDict()
+
+
+def run(
+    graph: Graph,
+    key: list[Any],
+    feeds: list[Any],
+    wanted: Sequence[int],
+    donated: Collection[int],
+    tier: str | None = None,
+) -> list[Buffer]:
+    """Run `graph` and return the buffers of the nodes at the positions `wanted`."""
+    return program_for(graph, key, wanted, tier).run(feeds, wanted, donated)
+
+
+def program_for(
+    graph: Graph, key: list[Any], wanted: Sequence[int], tier: str | None = None
+) -> _Program:
+    """The program that puts out at least `wanted`, built if need be. Without a `tier`, a structure gets
+    the cold one at first sight and the hot one from the second.
+    """
+    return _structure_of(key).serve(graph, wanted, tier)
+
+
+def _structure_of(key: list[Any]) -> _Structure:
+    whole = tuple(key)
+    try:
+        found = _structures.get(whole)
+    except TypeError:  # a parameter that has no hash
+        whole = tuple(map(repr, key))
+        found = _structures.get(whole)
+    if found is None:
+        found = _structures[whole] = _Structure()
+        while len(_structures) > _CAPACITY:
+            _structures.popitem(last=False)
+    else:
+        _structures.move_to_end(whole)
+    return found
+
+
+def restrict(graph: Graph, positions: Sequence[int]) -> list[int]:
+    """Drop what the nodes at `positions` do not need; which inputs are left, by their old positions."""
+    nodes = graph.nodes
+    graph.outputs = [nodes[position] for position in positions]
+    needed: set[Node] = set()
+    waiting: list[Node] = list(graph.outputs)
+    while waiting:
+        node = waiting.pop()
+        if node not in needed:
+            needed.add(node)
+            if isinstance(node, Call):
+                waiting.extend(node.operands)
+    kept = [place for place, node in enumerate(graph.inputs) if node in needed]
+    graph.keep_only(needed)
+    return kept
+
+
+def clear() -> None:
+    """Forget all programs."""
+    _structures.clear()

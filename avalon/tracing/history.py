@@ -1,0 +1,266 @@
+"""Gradient history: what a tensor remembers of how it was made, and the walk back over it.
+
+Comes in: calls recorded on tensors that need gradients. Goes out: cotangents of leaves and of asked-for
+histories. Guaranteed: a history keeps only the values that its gradient reads, as they were when
+forward read them; the walk is iterative, in the reverse order of recording, so that sums of cotangents
+have one order; a history that was walked without `retain_graph` gives its values back and says so when
+it is walked again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from avalon import ops
+from avalon.dtype import DType
+from avalon.errors import AutogradError
+from avalon.graph.primitive import Primitive
+from avalon.shape import Shape
+from avalon.tracing.gradients import Gradient, gradient_of
+from avalon.tracing.modes import modes
+from avalon.tracing.values import Value
+
+_serial = itertools.count()
+Hook = Callable[[Any], Any]
+
+
+class History:
+    """How one value was made. Also what `tensor.grad_fn` shows.
+
+    Attributes:
+        inputs: histories of the operands (None: no gradient goes there).
+        shape, dtype: of the value.
+        hooks: functions called with the value's cotangent, in order; a result replaces it.
+        keepers: tensors that asked to keep this cotangent as their `.grad`.
+    """
+
+    __slots__ = (
+        "__weakref__", "_gradient", "_operands", "_output", "dtype", "hooks", "inputs",
+        "keepers", "name", "serial", "shape",
+    )  # fmt: skip
+
+    def __init__(self, name: str, inputs: tuple[History | None, ...], like: Any) -> None:
+        self.name = name
+        self.inputs = inputs
+        self.shape: Shape = like.shape
+        self.dtype: DType = like.dtype
+        self.serial = next(_serial)
+        self.hooks: dict[int, Hook] | None = None
+        self.keepers: list[weakref.ref[Any]] | None = None
+        self._gradient: Any = None
+        self._operands: Any = ()
+        self._output: Any = None
+
+    @staticmethod
+    def of_call(
+        primitive: Primitive,
+        operands: Sequence[Any],
+        values: Sequence[Value | None],
+        inputs: tuple[History | None, ...],
+        result: Any,
+        value: Value | None,
+        parameters: dict[str, Any],
+    ) -> History | None:
+        """The history of a call; `operands` and `result` say shapes and dtypes, `values` and `value`
+        what may have to be kept.
+        """
+        if primitive.no_gradient_reason:
+            return None
+        needed = tuple([history is not None for history in inputs])
+        gradient = gradient_of(primitive, operands, result, parameters, needed)
+        made = History(primitive.name, inputs, result)
+        made._gradient = gradient
+        if gradient.reads:
+            kept: list[Value | None] = [None] * len(inputs)
+            for position in gradient.reads:
+                kept[position] = values[position]
+            made._operands = kept
+        else:
+            made._operands = (None,) * len(inputs)
+        if gradient.reads_output:
+            made._output = value
+        return made
+
+    @staticmethod
+    def of_function(
+        name: str,
+        inputs: tuple[History | None, ...],
+        result: Any,
+        function: Callable[[Any], Sequence[Any]],
+    ) -> History:
+        """A history whose gradient is a Python function of tensors: cotangent -> cotangents."""
+        made = History(name, inputs, result)
+        made._gradient = function
+        return made
+
+    def __repr__(self) -> str:
+        return f"<{self.name} backward>"
+
+    @property
+    def next_functions(self) -> tuple[tuple[History | None, int], ...]:
+        """The operands' histories, in PyTorch's form."""
+        return tuple((history, 0) for history in self.inputs)
+
+    def back(self, cotangent: Any, wrap: Callable[..., Any], differentiable: bool) -> Sequence[Any]:
+        """The cotangents of the operands: values, or tensors if `differentiable`."""
+        gradient = self._gradient
+        if gradient is None:
+            raise AutogradError(
+                f"[backward] Trying to backward through the graph a second time (at {self.name}): "
+                "the values that it saved were freed by the first time. Specify retain_graph=True if "
+                "you need to backward through the graph a second time."
+            )
+        if not isinstance(gradient, Gradient):
+            given = cotangent if differentiable else wrap(cotangent, None)
+            made = gradient(given)
+            return made if differentiable else [x if x is None else x.value() for x in made]
+        operands, output = self._operands, self._output
+        if differentiable:
+            operands = [
+                None if value is None else wrap(value, history)
+                for value, history in zip(operands, self.inputs, strict=True)
+            ]
+            output = None if output is None else wrap(output, self)
+        return gradient.apply(cotangent, output, operands)
+
+    def keep(self, tensor: Any) -> None:
+        """Let `tensor` have this cotangent as its `.grad`."""
+        self.keepers = [*(self.keepers or ()), weakref.ref(tensor)]
+
+    def keeps(self, tensor: Any) -> bool:
+        """True if `tensor` will get this cotangent."""
+        return any(keeper() is tensor for keeper in self.keepers or ())
+
+    def forget(self, tensor: Any) -> bool:
+        """Undo `keep`; True if there was something to undo."""
+        found = self.keeps(tensor)
+        if found:
+            self.keepers = [keeper for keeper in self.keepers or () if keeper() is not tensor]
+        return found
+
+    def release(self) -> None:
+        """Give back what was kept. A gradient that read nothing can be walked again, as in PyTorch."""
+        gradient = self._gradient
+        if not isinstance(gradient, Gradient) or gradient.reads or gradient.reads_output:
+            self._gradient = None
+            self._operands = self._output = None
+
+
+class Leaf(History):
+    """The history of a tensor that gathers its own gradient."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Any) -> None:
+        super().__init__("accumulate", (), tensor)
+        self.tensor = weakref.ref(tensor)
+
+
+def backward(
+    roots: Sequence[tuple[History, Any]],
+    *,
+    wrap: Callable[..., Any],
+    accumulate: Callable[[Leaf, Any], None],
+    retain: bool,
+    differentiable: bool,
+    wanted: Sequence[History] | None = None,
+) -> dict[int, Any]:
+    """Walk back from `roots`, pairs of a history and its cotangent.
+
+    Leaves get theirs through `accumulate`, unless `wanted` names the histories whose cotangents are
+    asked for; the result has those, by the history's `serial`.
+
+    Raises:
+        AutogradError: a history on the way was freed by an earlier walk.
+    """
+    cotangents: dict[int, Any] = {}
+    waiting: list[tuple[int, History]] = []
+    asked = None if wanted is None else {history.serial for history in wanted}
+    useful = None if wanted is None else _leading_to(roots, asked or set())
+    found: dict[int, Any] = {}
+
+    def send(history: History, cotangent: Any) -> None:
+        serial = history.serial
+        if useful is not None and serial not in useful:
+            return
+        before = cotangents.get(serial)
+        if before is None:
+            heapq.heappush(waiting, (-serial, history))
+            cotangents[serial] = cotangent
+        else:
+            cotangents[serial] = ops.add(before, cotangent)
+
+    for history, cotangent in roots:
+        send(history, cotangent)
+    while waiting:
+        _, history = heapq.heappop(waiting)
+        cotangent = cotangents.pop(history.serial)
+        if history.hooks or history.keepers:
+            cotangent = _observe(history, cotangent, wrap, differentiable)
+        if asked is not None and history.serial in asked:
+            found[history.serial] = cotangent
+        if isinstance(history, Leaf):
+            if asked is None:
+                accumulate(history, cotangent)
+            continue
+        if asked is not None and not any(
+            source is not None and source.serial in (useful or ()) for source in history.inputs
+        ):
+            continue
+        made = history.back(cotangent, wrap, differentiable)
+        if not retain:
+            history.release()
+        for source, one in zip(history.inputs, made, strict=True):
+            if source is not None and one is not None:
+                send(source, one)
+    return found
+
+
+def _observe(history: History, cotangent: Any, wrap: Callable[..., Any], differentiable: bool) -> Any:
+    """Call the hooks, then let the keepers have the result."""
+    tensor = cotangent if differentiable else wrap(cotangent, None)
+    for hook in list((history.hooks or {}).values()):
+        changed = hook(tensor)
+        if changed is not None:
+            if changed.shape != tensor.shape:
+                raise AutogradError(
+                    f"[hook] returned a gradient of shape {changed.shape} for one of {tensor.shape}"
+                )
+            tensor = changed
+    for reference in history.keepers or ():
+        keeper = reference()
+        if keeper is not None:
+            keeper._keep_gradient(tensor)
+    return tensor if differentiable else tensor.value()
+
+
+def _leading_to(roots: Sequence[tuple[History, Any]], asked: set[int]) -> set[int]:
+    """Serials of the histories between `roots` and those asked for, both included."""
+    order: list[History] = []
+    seen: set[int] = set()
+    waiting = [history for history, _ in roots]
+    while waiting:
+        history = waiting.pop()
+        if history.serial not in seen:
+            seen.add(history.serial)
+            order.append(history)
+            waiting.extend(source for source in history.inputs if source is not None)
+    useful = set(asked)
+    for history in sorted(order, key=lambda made: made.serial):
+        if any(source is not None and source.serial in useful for source in history.inputs):
+            useful.add(history.serial)
+    return useful
+
+
+def next_hook_number() -> int:
+    """A number for a hook, by which it can be removed."""
+    return next(_serial)
+
+
+def grad_enabled() -> bool:
+    """True where operations on this thread record history."""
+    return modes.grad

@@ -1,0 +1,382 @@
+"""Values: what tensors hold. A value is computed, or a number, or a call that waits in a recorder.
+
+Comes in: primitives applied to values (`add(a, b)`), Python numbers, buffers. Goes out: `Value` handles,
+whose `buffer` is there when somebody needs it. Guaranteed: shapes and dtypes are checked when a call is
+recorded; every thread records for itself; a value that another thread has pending is computed before it
+is used here; when pending work runs, every value that somebody still holds gets its buffer, and calls
+that nobody holds are dropped; a program that fails commits nothing, and its values raise the same
+error whenever they are asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from types import CodeType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avalon.device import CPU, Device
+from avalon.dtype import DType
+from avalon.errors import TraceError
+from avalon.graph.graph import Graph
+from avalon.graph.node import Node, Source
+from avalon.graph.primitive import Movement, Primitive
+from avalon.runtime.buffer import Buffer
+from avalon.settings import settings
+from avalon.shape import Shape
+from avalon.tracing import execute
+from avalon.tracing.modes import modes
+
+Number = bool | int | float
+
+
+class Value:
+    """One immutable array, computed or not yet.
+
+    Attributes:
+        shape, dtype, device: what it is, known from the start.
+        buffer: its memory, or None while it waits (then `recorder`, `node` and `position` say where).
+        number: the Python number it is, or None; such a value is a run-time argument of programs.
+        failure: the error of the program that should have computed it.
+    """
+
+    __slots__ = (
+        "__weakref__", "buffer", "device", "dtype", "failure", "node", "number", "position",
+        "recorder", "shape",
+    )  # fmt: skip
+
+    buffer: Buffer | None
+    device: Device
+    dtype: DType
+    failure: BaseException | None
+    node: Node | None
+    number: Number | None
+    position: int
+    recorder: Recorder | None
+    shape: Shape
+
+    def __init__(self, shape: Shape, dtype: DType, buffer: Buffer | None = None) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.device = CPU
+        self.buffer = buffer
+        self.number = None
+        self.failure = None
+        self.recorder = None
+        self.node = None
+
+    @staticmethod
+    def from_number(number: Number, dtype: DType) -> Value:
+        """A zero-dimensional value that programs receive as an argument."""
+        value = Value((), dtype)
+        value.number = number
+        return value
+
+    @staticmethod
+    def from_numpy(array: NDArray[Any], dtype: DType) -> Value:
+        """A value with a copy of the array's elements, which are in `dtype`'s storage type."""
+        return Value(array.shape, dtype, Buffer.from_numpy(array))
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def known(self) -> bool:
+        """True if the value can be read without running anything."""
+        return self.buffer is not None or self.number is not None
+
+    def apply(
+        self, primitive: Primitive, operands: tuple[Any, ...], parameters: dict[str, Any]
+    ) -> Value:
+        """Record a call of `primitive` on values."""
+        return record(primitive, operands, parameters)
+
+    def constant(
+        self, value: Any, shape: Shape | None = None, dtype: DType | None = None
+    ) -> Value:
+        """A constant like this value, part of the program's structure."""
+        return constant(
+            value, self.shape if shape is None else shape, self.dtype if dtype is None else dtype
+        )
+
+    def force(self) -> Buffer:
+        """Run what is pending, if need be, and return this value's memory."""
+        buffer = self.buffer
+        if buffer is None:
+            if self.recorder is not None:
+                if modes.replay is not None:
+                    raise TraceError(modes.replay)
+                self.recorder.flush()
+            if self.failure is not None:
+                raise_again(self.failure)
+            if self.number is not None:
+                self.buffer = Buffer.from_numpy(np.array(self.number).astype(self._storage()))
+            buffer = self.buffer
+            assert buffer is not None
+        return buffer
+
+    def host(self) -> NDArray[Any]:
+        """The value as an array that aliases its memory and must not be written."""
+        return self.force().as_numpy(self.dtype, self.shape)
+
+    def _storage(self) -> np.dtype[Any]:
+        return self.dtype.storage
+
+
+def raise_again(failure: BaseException) -> None:
+    """Raise an error like `failure`, with the same cause, but with a traceback of its own."""
+    again = type(failure)(*failure.args)
+    raise again from failure.__cause__
+
+
+class Pending(NamedTuple):
+    """Recorded work that was taken out of its recorder: the graph and its structure key, what feeds the
+    inputs and whose it is, the values that somebody still holds, the inputs whose memory may be taken
+    over, and what cells held before.
+    """
+
+    graph: Graph
+    key: list[Any]
+    feeds: list[Any]
+    holders: list[Any]
+    live: list[Value]
+    donated: list[int]
+    rebound: list[tuple[weakref.ref[Any], Buffer]]
+
+
+class Recorder:
+    """The calls of one thread that wait to run."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        # True after a parameter was written by hand; the next differentiable call then runs it first
+        self.updated = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self.graph = Graph("step")
+        self.values: list[weakref.ref[Value]] = []
+        self.feeds: list[Any] = []  # buffers and numbers, in the order of the graph's inputs
+        self.fed_by: list[weakref.ref[Value] | None] = []
+        self.entered: dict[int, tuple[Node, int]] = {}  # by the id of a buffer, or of a number's value
+        self.holders: list[Any] = []  # keeps those ids from being used again
+        self.key: list[Any] = []
+        self.bytes = 0
+        self.rebound: list[tuple[weakref.ref[Any], Buffer]] = []
+        self.updated = False
+
+    def add(self, node: Node, entry: Any) -> Value:
+        """A new value for a node that was just appended."""
+        value = Value(node.shape, node.dtype)
+        value.recorder = self
+        value.node = node
+        value.position = len(self.key)
+        self.key.append(entry)
+        self.values.append(weakref.ref(value))
+        return value
+
+    def enter(self, value: Value) -> tuple[Node, int]:
+        """The input node through which a value that is known takes part here."""
+        if value.failure is not None:
+            raise_again(value.failure)
+        scalar = value.number is not None
+        holder = value if scalar else value.buffer
+        found = self.entered.get(id(holder))
+        if found is None:
+            node = self.graph.input(value.shape, value.dtype, scalar=scalar)
+            found = self.entered[id(holder)] = (node, len(self.key))
+            self.key.append((scalar, value.shape, value.dtype))
+            self.feeds.append(value.number if scalar else holder)
+            self.fed_by.append(None if scalar else weakref.ref(value))
+            self.holders.append(holder)
+        return found
+
+    def remember(self, holder: Any, value: Value) -> None:
+        """Note that `holder.value`, known until now, is about to be rebound to pending work."""
+        if value.buffer is not None:
+            self.rebound.append((weakref.ref(holder), value.buffer))
+
+    def take(self) -> Pending:
+        """Hand over what is pending, and start anew."""
+        live = [value for held in self.values if (value := held()) is not None]
+        donated = [
+            position
+            for position, feeder in enumerate(self.fed_by)
+            if feeder is not None and feeder() is None and not self.feeds[position].pinned
+        ]
+        taken = Pending(
+            self.graph, self.key, self.feeds, self.holders, live, donated, self.rebound
+        )
+        self._reset()
+        return taken
+
+    def flush(self) -> None:
+        """Run what is pending. A step that is recorded for replay runs at its end, as a whole."""
+        with self.lock:
+            if self.values and modes.replay is None:
+                compute(self.take())
+
+    def bound(self) -> None:
+        """Run what is pending if it has grown past the settings' bounds."""
+        if len(self.values) >= settings.pending_calls or self.bytes >= settings.pending_bytes:
+            dead = sum(held() is None for held in self.values)
+            if dead > 0.9 * len(self.values):
+                _notice_unread(dead)
+            self.flush()
+
+
+def compute(pending: Pending, tier: str | None = None) -> None:
+    """Run recorded work and give each value its buffer; `tier` overrides the choice by sightings."""
+    live = pending.live
+    try:
+        positions = [value.position for value in live]
+        buffers = execute.run(
+            pending.graph, pending.key, pending.feeds, positions, pending.donated, tier
+        ) if live else []  # fmt: skip
+    except BaseException as failure:
+        _fail(live, pending.rebound, failure)
+        raise
+    for value, buffer in zip(live, buffers, strict=True):
+        value.buffer = buffer
+        value.recorder = value.node = None
+
+
+def _fail(
+    live: list[Value],
+    rebound: list[tuple[weakref.ref[Any], Buffer]],
+    failure: BaseException,
+) -> None:
+    """Give the values of a program that failed its error, and cells that it would have written what
+    they held before.
+    """
+    for value in live:
+        value.failure = failure
+        value.recorder = value.node = None
+    for reference, buffer in reversed(rebound):
+        holder = reference()
+        if holder is not None and holder.value is not None and holder.value.failure is failure:
+            holder.value = Value(holder.value.shape, holder.value.dtype, buffer)
+            holder.version += 1
+
+
+_noticed = False
+
+
+def _notice_unread(dead: int) -> None:
+    global _noticed
+    if not _noticed:
+        _noticed = True
+        print(
+            f"[avalon] {dead} recorded calls were dropped, for nothing read their results. If you are "
+            "timing a loop, call av.synchronize() in it: work runs when a value is needed.",
+            file=sys.stderr,
+        )
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.recorder = Recorder()
+        _recorders.add(self.recorder)
+
+
+_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
+_local = _Local()
+
+
+def recorder() -> Recorder:
+    """This thread's recorder."""
+    return _local.recorder
+
+
+def record(
+    primitive: Primitive, operands: Sequence[Value], parameters: dict[str, Any]
+) -> Value:
+    """Append a call to this thread's pending work.
+
+    Raises:
+        ShapeError, DTypeError: the operands do not fit, by the primitive's rule.
+    """
+    here = _local.recorder
+    for operand in operands:
+        if operand.recorder is not None and operand.recorder is not here:
+            operand.force()
+    with here.lock:
+        nodes = []
+        positions = []
+        for operand in operands:
+            if operand.recorder is here:
+                nodes.append(operand.node)
+                positions.append(operand.position)
+            else:
+                node, position = here.enter(operand)
+                nodes.append(node)
+                positions.append(position)
+        graph = here.graph
+        graph.source = user_line()
+        call = graph.call(primitive, nodes, parameters)  # type: ignore[arg-type]
+        value = here.add(call, (primitive, tuple(positions), *parameters.items()))
+        if primitive.kind is not Movement:
+            here.bytes += prod(call.shape) * call.dtype.itemsize
+        if modes.eager:
+            here.flush()
+        elif here.bytes >= settings.pending_bytes or len(here.values) >= settings.pending_calls:
+            here.bound()
+    return value
+
+
+def constant(value: Any, shape: Shape, dtype: DType) -> Value:
+    """A value that is `value` in every element and part of the program's structure."""
+    here = _local.recorder
+    with here.lock:
+        here.graph.source = user_line()
+        node = here.graph.constant(value, shape, dtype)
+        return here.add(node, ("constant", repr(value), shape, dtype))
+
+
+def synchronize() -> None:
+    """Run everything that this thread has recorded and that somebody still holds."""
+    _local.recorder.flush()
+
+
+_LIBRARY = str(Path(__file__).resolve().parent.parent) + os.sep
+_inside: dict[CodeType, bool] = {}
+
+
+def user_line() -> Source:
+    """File and line of the innermost frame outside the library."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        inside = _inside.get(code)
+        if inside is None:
+            inside = _inside[code] = code.co_filename.startswith(_LIBRARY)
+        if not inside:
+            return code.co_filename, frame.f_lineno
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def _flush_before_fork() -> None:
+    _local.recorder.flush()
+
+
+def _after_fork_in_child() -> None:
+    for other in list(_recorders):
+        other.lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_flush_before_fork, after_in_child=_after_fork_in_child)
