@@ -75,6 +75,7 @@ class Program:
             for position, spec in enumerate(plan.inputs)
             if not spec.scalar
         ]
+        self._scalars = [i for i, spec in enumerate(plan.inputs) if spec.scalar]
         self._frames: list[_Frame] = []
         self._nanoseconds = self._before = sum(map(_estimate, plan.launches))
 
@@ -100,6 +101,9 @@ class Program:
         else:
             outputs = [Buffer(nbytes) for nbytes in self._output_bytes]
         try:
+            for position in self._scalars:
+                if isinstance(inputs[position], Buffer):
+                    raise TypeError("a buffer in a scalar's place")
             for position, nbytes in self._input_bytes:
                 if inputs[position].nbytes < nbytes:  # type: ignore[union-attr]
                     raise ValueError(self._too_small(position, inputs[position]))
