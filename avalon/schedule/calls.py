@@ -360,7 +360,8 @@ def _write_updates(
     others = [a for a in range(len(loops)) if a not in sequential and updates.shape[a] != 1]
     lanes = bool(others) and others[-1] == len(loops) - 1
     front = others[:-1] if lanes else others
-    stage_axes = [loops[a] for a in (*front, *sequential)] + [loops[others[-1]]] * lanes
+    order_of_loops = [*front, *sequential, *others[len(front) :]]
+    stage_axes = [loops[a] for a in order_of_loops]
     stage = Stage(tuple(stage_axes), (Store(argument, place, value),), lanes)
     scheduler.finish(pull, stage, node, len(front))
 
