@@ -1,209 +1,32 @@
-"""The text of one LLVM function, written instruction by instruction: values, memory, loops, branches.
+"""One LLVM function, written instruction by instruction: values, memory, loops, branches.
 
-Comes in: calls that name an instruction and its operands. Goes out: the function's text. Guaranteed:
-index arithmetic on known numbers is done in Python; an instruction that was already written for the
-same operands is written once; an instruction without side effects stands in front of the loops that
-do not change its operands. LLVM's own passes therefore have nothing left to do, and are not run.
+Comes in: calls that name an instruction and its operands. Goes out: the function's text.
+Guaranteed: an instruction that was already written for the same operands is written once; one
+without side effects stands in front of the loops that do not change its operands. LLVM's own
+passes have nothing left to do, and are not run.
 """
 
 from __future__ import annotations
 
-import math
-import re
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from avalon import dtype as dtypes
+from avalon.codegen.regions import Loop, Region, WhileLoop
 from avalon.codegen.target import Target
-from avalon.dtype import DType
-
-Number = int | float | bool
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A scalar (`lanes` 1) or vector in a register. `name` is its LLVM text; `number` the Python number
-    that all its lanes are known to equal, if any. 16-bit floats are held as their bits.
-    """
-
-    name: str
-    dtype: DType
-    lanes: int = 1
-    number: Number | None = None
-    depth: int = 0  # regions around the instruction that made it
-
-    @property
-    def type(self) -> str:
-        return type_text(self.dtype, self.lanes)
-
-
-@dataclass(frozen=True, slots=True)
-class Pointer:
-    """An address in a register."""
-
-    name: str
-    depth: int = 0
-
-
-Index = Value | int
-
-
-@dataclass(slots=True)
-class Region:
-    """A stretch of code with one entry: the function, a loop's body or a branch's. `body` takes new
-    instructions; while an inner loop is open it is the place just in front of that loop.
-    """
-
-    is_loop: bool
-    body: list[str]
-    seen: dict[str, Value | Pointer] = field(default_factory=dict)
-
-
-class Loop:
-    """An open loop. `index` counts; `values` are the carried values of this round; `next` hands over
-    those of the following round; after the loop `results` holds the last.
-    """
-
-    def __init__(self, index: Value, values: tuple[Value, ...]) -> None:
-        self.index = index
-        self.values = values
-        self.results = values
-
-    def next(self, *values: Value) -> None:
-        """Hand over the carried values for the next round."""
-        if len(values) != len(self.values):
-            raise ValueError(f"[loop] carries {len(self.values)} values, not {len(values)}")
-        self.results = values
-
-
-class WhileLoop(Loop):
-    """An open loop without a counter; `check` must be called once, in front of the body."""
-
-    def __init__(self, index: Value, values: tuple[Value, ...], builder: Builder) -> None:
-        super().__init__(index, values)
-        self._builder = builder
-        self.exit = builder.label("exit")
-
-    def check(self, condition: Value) -> None:
-        """Go on only while `condition` (a scalar bool) is true."""
-        self._builder.leave_unless(condition, self.exit)
-
-
-_BITS = {1: "i8", 2: "i16", 4: "i32", 8: "i64"}
-
-
-def type_text(dtype: DType, lanes: int = 1) -> str:
-    """LLVM's type of a value in registers.
-
-    >>> type_text(dtypes.float32, 16)
-    '<16 x float>'
-    """
-    if dtype is dtypes.float32:
-        scalar = "float"
-    elif dtype is dtypes.float64:
-        scalar = "double"
-    elif dtype is dtypes.bool_:
-        scalar = "i1"
-    elif dtype.is_complex:
-        raise TypeError(f"[emit] no kernel computes with {dtype.name}; compute with its two parts")
-    else:
-        scalar = _BITS[dtype.itemsize]
-    return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
-
-
-def memory_type(dtype: DType, lanes: int = 1) -> str:
-    """LLVM's type of a value in memory: bool takes a byte."""
-    return type_text(dtypes.uint8 if dtype is dtypes.bool_ else dtype, lanes)
-
-
-def suffix(dtype: DType, lanes: int = 1) -> str:
-    """The end of an intrinsic's name for this type, such as "v16f32"."""
-    letter = "f" if dtype in (dtypes.float32, dtypes.float64) else "i"
-    bits = 1 if dtype is dtypes.bool_ else 8 * dtype.itemsize
-    return f"{letter}{bits}" if lanes == 1 else f"v{lanes}{letter}{bits}"
-
-
-def bfloat16_bits(value: float) -> int:
-    """The bits of `value` rounded to bfloat16, to nearest even; every NaN becomes 0x7FC0."""
-    if value != value:
-        return 0x7FC0
-    bits = int(np_float32_bits(value))
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) & 0xFFFF
-
-
-def np_float32_bits(value: float) -> int:
-    """The bits of `value` rounded to float32; too large becomes infinite."""
-    try:
-        return int(struct.unpack("<I", struct.pack("<f", value))[0])
-    except OverflowError:
-        return 0x7F800000 if value > 0 else 0xFF800000
-
-
-def number_text(value: Number, dtype: DType) -> str:
-    """LLVM's text of a scalar constant, rounded or wrapped to `dtype`."""
-    if dtype is dtypes.bool_:
-        return "true" if value else "false"
-    if dtype is dtypes.float32:
-        bits = np_float32_bits(float(value))
-        single = struct.unpack("<f", struct.pack("<I", bits))[0]
-        return f"0x{struct.unpack('<Q', struct.pack('<d', single))[0]:016X}"
-    if dtype is dtypes.float64:
-        return f"0x{struct.unpack('<Q', struct.pack('<d', float(value)))[0]:016X}"
-    if dtype is dtypes.float16:
-        try:
-            return str(struct.unpack("<H", struct.pack("<e", float(value)))[0])
-        except OverflowError:
-            return str(0x7C00 if value > 0 else 0xFC00)
-    if dtype is dtypes.bfloat16:
-        return str(bfloat16_bits(float(value)))
-    return str(wrap(int(value), dtype))
-
-
-def wrap(value: int, dtype: DType) -> int:
-    """`value` modulo the size of the integer type, as the type reads it."""
-    bits = 8 * dtype.itemsize
-    value &= (1 << bits) - 1
-    if dtype.kind == "signed" and value >> (bits - 1):
-        value -= 1 << bits
-    return value
-
-
-# Every function that kernels may call: all become instructions on every target that gets them.
-_INTRINSICS = frozenset(
-    "fabs sqrt copysign abs smax smin umax umin ctlz cttz ctpop bswap fshl fshr "
-    "masked.load masked.store masked.gather masked.scatter prefetch "
-    "uadd.with.overflow umul.with.overflow assume".split()
+from avalon.codegen.values import (
+    Index,
+    Number,
+    Pointer,
+    Value,
+    memory_type,
+    number_text,
+    suffix,
+    type_text,
+    wrap,
 )
-_CALLED = re.compile(r"@([A-Za-z_.$][\w.$]*)\(")
-
-
-def allowed_intrinsics(target: Target) -> frozenset[str]:
-    """Names (between "llvm." and the type) that become plain instructions on `target`."""
-    allowed = set(_INTRINSICS)
-    if target.has_fma:
-        allowed.add("fma")
-    if target.has_rounding:
-        allowed.update(("floor", "ceil", "trunc", "roundeven"))
-    return frozenset(allowed)
-
-
-def verify_text(text: str, target: Target) -> None:
-    """Refuse a kernel that would import a symbol or that LLVM cannot select; LLVM would abort.
-
-    Raises:
-        ValueError: naming the first function called that is not on the target's list.
-    """
-    allowed = allowed_intrinsics(target)
-    for line in text.splitlines():
-        if " call " not in line and not line.lstrip().startswith("call "):
-            continue
-        for name in _CALLED.findall(line):
-            parts = name.removeprefix("llvm.").split(".")
-            stem = ".".join(p for p in parts if not re.fullmatch(r"(v\d+)?[if]\d+|v\d+p0|p0", p))
-            if not name.startswith("llvm.") or stem not in allowed:
-                raise ValueError(f"[emit] kernels for {target.name} may not call {name}")
+from avalon.codegen.verify import verify_text
+from avalon.dtype import DType
 
 
 class Builder:
@@ -246,9 +69,7 @@ class Builder:
         """Append an instruction that must stay where it is."""
         self._regions[-1].body.append(line)
 
-    def pure(
-        self, dtype: DType, lanes: int, text: str, *operands: Value | Pointer
-    ) -> Value:
+    def pure(self, dtype: DType, lanes: int, text: str, *operands: Value | Pointer) -> Value:
         """An instruction without side effects; reused if it was written before, put in front of the
         loops that leave its operands alone.
         """
@@ -367,11 +188,15 @@ class Builder:
             return self.constant(value.number, value.dtype, lanes)
         type_ = type_text(value.dtype, lanes)
         one = self.pure(
-            value.dtype, lanes, f"insertelement {type_} poison, {value.type} {value.name}, i64 0", value
+            value.dtype,
+            lanes,
+            f"insertelement {type_} poison, {value.type} {value.name}, i64 0",
+            value,
         )
         return self.pure(
             value.dtype, lanes,
-            f"shufflevector {type_} {one.name}, {type_} poison, <{lanes} x i32> zeroinitializer", one,
+            f"shufflevector {type_} {one.name}, {type_} poison, <{lanes} x i32> zeroinitializer",
+            one,
         )  # fmt: skip
 
     def extract(self, vector: Value, lane: Index) -> Value:
@@ -382,20 +207,23 @@ class Builder:
             return self.constant(vector.number, vector.dtype)
         lane = self.index(lane)
         return self.pure(
-            vector.dtype, 1, f"extractelement {vector.type} {vector.name}, i64 {lane.name}", vector, lane
+            vector.dtype,
+            1,
+            f"extractelement {vector.type} {vector.name}, i64 {lane.name}",
+            vector,
+            lane,
         )
 
     def insert(self, vector: Value, value: Value, lane: Index) -> Value:
         """The vector with one lane replaced."""
         lane = self.index(lane)
+        text = f"insertelement {vector.type} {vector.name}, {value.type} {value.name}"
         return self.pure(
-            vector.dtype, vector.lanes,
-            f"insertelement {vector.type} {vector.name}, {value.type} {value.name}, i64 {lane.name}",
-            vector, value, lane,
-        )  # fmt: skip
+            vector.dtype, vector.lanes, f"{text}, i64 {lane.name}", vector, value, lane
+        )
 
     def shuffle(self, first: Value, second: Value | None, lanes: Sequence[int]) -> Value:
-        """Lanes picked from `first` and, counted on, from `second`; a single lane comes as a scalar."""
+        """Lanes picked from `first` and, counted on, from `second`; one lane comes as a scalar."""
         if len(lanes) == 1:
             source = first if lanes[0] < first.lanes or second is None else second
             return self.extract(source, lanes[0] % first.lanes)
@@ -433,7 +261,9 @@ class Builder:
             low = [
                 lane if not lane & distance else lane - distance + lanes for lane in range(lanes)
             ]
-            high = [lane + distance if not lane & distance else lane + lanes for lane in range(lanes)]
+            high = [
+                lane + distance if not lane & distance else lane + lanes for lane in range(lanes)
+            ]
             for row in range(lanes):
                 if row & distance:
                     continue
@@ -450,9 +280,7 @@ class Builder:
         index = self.index(index)
         if index.number == 0:
             return pointer
-        text = (
-            f"getelementptr inbounds {memory_type(dtype)}, ptr {pointer.name}, i64 {index.name}"
-        )
+        text = f"getelementptr inbounds {memory_type(dtype)}, ptr {pointer.name}, i64 {index.name}"
         depth = self._home((pointer, index))
         for region in self._regions[: depth + 1]:
             known = region.seen.get(text)
@@ -473,7 +301,7 @@ class Builder:
         mask: Value | None = None,
         align: int = 0,
     ) -> Value:
-        """Read `lanes` neighbouring elements from element `index` on; lanes off in `mask` read as 0."""
+        """Read `lanes` neighbouring elements from `index` on; lanes off in `mask` read as 0."""
         address = self.offset(pointer, index, dtype)
         memory = memory_type(dtype, lanes)
         held = dtypes.uint8 if dtype is dtypes.bool_ else dtype
@@ -632,8 +460,8 @@ class Builder:
         carried: Sequence[Value] = (),
         nonempty: bool = False,
     ) -> Iterator[Loop]:
-        """Count from `start` up to, without, `stop`. `nonempty` promises at least one round. A single
-        round known beforehand is written without a loop.
+        """Count from `start` up to, without, `stop`. `nonempty` promises at least one round. A
+        single round known beforehand is written without a loop.
 
         >>> with emit.loop(0, count, 16, carried=(zero,)) as loop:      # doctest: +SKIP
         ...     x = emit.load(pointer, loop.index, float32, 16)
@@ -685,8 +513,8 @@ class Builder:
 
     @contextmanager
     def while_(self, carried: Sequence[Value]) -> Iterator[WhileLoop]:
-        """Repeat while a condition holds. The body calls `loop.check(condition)` once, before all that
-        must not run in the last, incomplete round; `loop.results` are then the carried values.
+        """Repeat while a condition holds. The body calls `loop.check(condition)` once, before all
+        that must not run in the last, incomplete round; `results` are then the carried values.
 
         >>> with emit.while_((low, high)) as loop:                      # doctest: +SKIP
         ...     low, high = loop.values
@@ -700,16 +528,19 @@ class Builder:
         self._block = head
         phis = [self._phi(value, self.depth) for value in carried]
         values = tuple(value for value, _ in phis)
-        loop = WhileLoop(self.constant(0, dtypes.int64), values, self)
+        leave = self.label("exit")
+        loop = WhileLoop(
+            self.constant(0, dtypes.int64), values, lambda kept: self._leave_unless(kept, leave)
+        )
         yield loop
         for (_, phi), first, result in zip(phis, carried, loop.results, strict=True):
             top.append(f"{phi} [{first.name}, %{outside}], [{result.name}, %{self._block}]")
         self.write(f"br label %{head}")
         outer = self.depth - 1
         loop.results = tuple(Value(v.name, v.dtype, v.lanes, None, outer) for v in values)
-        self._close(loop.exit, [])
+        self._close(leave, [])
 
-    def leave_unless(self, condition: Value, exit_label: str) -> None:
+    def _leave_unless(self, condition: Value, exit_label: str) -> None:
         """Jump to `exit_label` unless the scalar `condition` holds."""
         body = self.label("body")
         self.write(f"br i1 {condition.name}, label %{body}, label %{exit_label}")
@@ -718,8 +549,8 @@ class Builder:
 
     @contextmanager
     def if_(self, condition: Value, carried: Sequence[Value] = ()) -> Iterator[Loop]:
-        """Run the body only if the scalar `condition` holds. `next` hands over what `results` are then;
-        without it, or where the condition fails, they are `carried`.
+        """Run the body only if the scalar `condition` holds. `next` hands over what `results` are
+        then; without it, or where the condition fails, they are `carried`.
         """
         then, after, outside = self.label("then"), self.label("after"), self._block
         self.write(f"br i1 {condition.name}, label %{then}, label %{after}")
@@ -745,14 +576,7 @@ class Builder:
         declared = "\n".join(sorted(self._declared))
         lines = "\n".join("\n".join(part) for part in self._sequence if part)
         tables = "".join(f"{name} = {definition}\n" for definition, name in self._tables.items())
-        text = (
-            f"{tables}define void @{self.symbol}(ptr %slots, i64 %begin, i64 %end, ptr %scratch) {{\n"
-            f"entry:\n{lines}\n}}\n{declared}\n"
-        )
+        head = f"define void @{self.symbol}(ptr %slots, i64 %begin, i64 %end, ptr %scratch)"
+        text = f"{tables}{head} {{\nentry:\n{lines}\n}}\n{declared}\n"
         verify_text(text, self.target)
         return text
-
-
-def is_finite(value: Number | None) -> bool:
-    """Whether `value` is a known finite number."""
-    return value is not None and math.isfinite(value)

@@ -1,6 +1,6 @@
 """Conversions between dtypes, and rounding to whole numbers where the machine has no instruction.
 
-Comes in: a value. Goes out: it in another dtype. Guaranteed: nothing traps and no function is called;
+Comes in: a value. Goes out: it in another dtype. Guaranteed: nothing traps, no function is called;
 conversions to a float round to nearest even; a float that its integer type cannot hold gives some
 integer, the same on every x86 machine.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avalon import dtype as dtypes
-from avalon.codegen.builder import Value, type_text
+from avalon.codegen.values import Value, type_text
 from avalon.dtype import DType
 
 if TYPE_CHECKING:
@@ -136,9 +136,11 @@ def _to_half(emit: Emit, value: Value) -> Value:
     rebias = emit.like(magnitude, (112 << 23) - 0xFFF)
     normal = emit.shift_right(emit.subtract(emit.add(magnitude, odd), rebias), 13)
     # Adding 0.5 puts the last bit of a denormal half at the last bit of the float, rounded.
-    half = emit.constant(0.5, dtypes.float32, value.lanes)
-    shifted = emit.bitcast(emit.add(emit.bitcast(magnitude, dtypes.float32), half), dtypes.uint32)
-    denormal = emit.subtract(shifted, emit.bitcast(half, dtypes.uint32))
+    one_half = emit.constant(0.5, dtypes.float32, value.lanes)
+    shifted = emit.add(emit.bitcast(magnitude, dtypes.float32), one_half)
+    denormal = emit.subtract(
+        emit.bitcast(shifted, dtypes.uint32), emit.bitcast(one_half, dtypes.uint32)
+    )
     result = emit.where(emit.less(magnitude, 113 << 23), denormal, normal)
     infinite = emit.like(magnitude, 0x7C00)
     result = emit.where(emit.less(emit.like(magnitude, 0x477FEFFF), magnitude), infinite, result)
@@ -148,7 +150,7 @@ def _to_half(emit: Emit, value: Value) -> Value:
 
 
 def round_without_instruction(emit: Emit, name: str, value: Value) -> Value:
-    """"floor", "ceil", "trunc" or "roundeven" of a float32 or float64, by adding a large number."""
+    """Round a float32 or float64 ("floor", "ceil", "trunc", "roundeven") by adding a large number."""
     single = value.dtype is dtypes.float32
     large = emit.like(value, 2.0**23 if single else 2.0**52)
     magnitude = emit.absolute(value)

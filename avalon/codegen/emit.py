@@ -1,8 +1,8 @@
 """The vocabulary of lowering rules: one method per elementwise primitive, for scalars and vectors.
 
 Comes in: `Value`s of one dtype and one number of lanes. Goes out: the instructions of a kernel.
-Guaranteed: every method takes every dtype that its primitive accepts; float16 and bfloat16 compute in
-float32 and round after each call; a multiply and an add are fused only by `fma`; nothing traps
+Guaranteed: every method takes every dtype that its primitive accepts; float16 and bfloat16 compute
+in float32 and round after each call; a multiply and an add are fused only by `fma`; nothing traps
 (division by zero, shifts past the width, casts out of range). On a target without fused
 multiply-add `fma` multiplies and adds.
 """
@@ -21,7 +21,10 @@ from avalon.codegen import (
     special_functions,
     trigonometry,
 )
-from avalon.codegen.builder import Builder, Index, Loop, Pointer, Value, type_text, verify_text
+from avalon.codegen.builder import Builder
+from avalon.codegen.regions import Loop
+from avalon.codegen.values import Index, Pointer, Value, type_text
+from avalon.codegen.verify import verify_text
 from avalon.dtype import DType
 
 __all__ = ["Emit", "Index", "Loop", "Pointer", "Value", "verify_text"]
@@ -34,7 +37,9 @@ class Emit(Builder):
 
     # Plumbing
 
-    def binary(self, instruction: str, first: Value, second: Value, dtype: DType | None = None) -> Value:
+    def binary(
+        self, instruction: str, first: Value, second: Value, dtype: DType | None = None
+    ) -> Value:
         """An LLVM instruction on two operands of one type, such as "fadd"."""
         return self.pure(
             dtype or first.dtype, first.lanes,
@@ -179,11 +184,13 @@ class Emit(Builder):
     # Comparison and choice
 
     def compare(self, order: str, first: Value, second: Value) -> Value:
-        """LLVM's comparison: "olt", "uno", ... for floats (float32, float64), "slt", "eq" for integers."""
+        """LLVM's comparison: "olt", "uno", ... of float32 and float64, "slt", "eq" of integers."""
         instruction = "fcmp" if first.dtype.is_floating_point else "icmp"
         return self.binary(f"{instruction} {order}", first, second, dtypes.bool_)
 
-    def _compare(self, floating: str, signed: str, unsigned: str, a: Value, b: Value | int) -> Value:
+    def _compare(
+        self, floating: str, signed: str, unsigned: str, a: Value, b: Value | int
+    ) -> Value:
         b = self.like(a, b) if isinstance(b, int) else b
         if a.dtype in _HALVES:
             a, b = self.cast(a, dtypes.float32), self.cast(b, dtypes.float32)
@@ -222,9 +229,7 @@ class Emit(Builder):
         """Whether a lane of the mask is on, a scalar bool."""
         if mask.lanes == 1:
             return mask
-        bits = self.pure(
-            dtypes.int64, 1, f"bitcast {mask.type} {mask.name} to i{mask.lanes}", mask
-        )
+        bits = self.pure(dtypes.int64, 1, f"bitcast {mask.type} {mask.name} to i{mask.lanes}", mask)
         return self.pure(dtypes.bool_, 1, f"icmp ne i{mask.lanes} {bits.name}, 0", bits)
 
     def mask_below(self, count: Index, lanes: int) -> Value:

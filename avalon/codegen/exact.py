@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avalon import dtype as dtypes
-from avalon.codegen.builder import Value
+from avalon.codegen.values import Value
 
 if TYPE_CHECKING:
     from avalon.codegen.emit import Emit

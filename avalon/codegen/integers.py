@@ -1,6 +1,7 @@
-"""Integer arithmetic that wraps, folds what is known, and never traps. Comes in: values of one integer
-dtype (bool for shifts by none). Goes out: values. Guaranteed: division by zero gives 0, the most
-negative integer over -1 gives itself, shifts past the width give 0 or the sign.
+"""Integer arithmetic that wraps, folds what is known, and never traps.
+
+Comes in: values of one integer dtype. Goes out: values. Guaranteed: division by zero gives 0, the
+most negative integer over -1 gives itself, shifts past the width give 0 or the sign.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avalon import dtype as dtypes
-from avalon.codegen.builder import Value
+from avalon.codegen.values import Value
 
 if TYPE_CHECKING:
     from avalon.codegen.emit import Emit
@@ -116,7 +117,7 @@ def _signs_differ(emit: Emit, rest: Value, divisor: Value) -> Value:
 
 
 def shift(emit: Emit, instruction: str, first: Value, second: Value) -> Value:
-    """"shl", "ashr" or "lshr" by a count that may be past the width, or negative (which counts so)."""
+    """Shift ("shl", "ashr", "lshr") by a count that may be past the width; negative counts are."""
     width = 8 * first.dtype.itemsize
     if second.number is not None:
         if 0 <= second.number < width:
@@ -134,7 +135,7 @@ def shift(emit: Emit, instruction: str, first: Value, second: Value) -> Value:
 
 
 def power(emit: Emit, base: Value, exponent: Value) -> Value:
-    """base ** exponent by repeated squaring; a negative exponent gives 0 but for the bases 1 and -1."""
+    """base ** exponent by repeated squaring; negative exponents give 0 but for bases 1 and -1."""
     zero, one = emit.like(base, 0), emit.like(base, 1)
     with emit.while_((one, base, exponent)) as loop:
         result, square, rest = loop.values

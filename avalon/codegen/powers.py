@@ -1,8 +1,8 @@
 """x to the power of y for float32 and float64.
 
-Comes in: an `Emit`, base and exponent. Goes out: the power. Guaranteed: as for `math_functions`; the
-logarithm is kept to more bits than the result has (float32: in float64; float64: in pairs), so that
-large exponents lose nothing.
+Comes in: an `Emit`, base and exponent. Goes out: the power. Guaranteed: as for `math_functions`;
+the logarithm is kept to more bits than the result has (float32: in float64; float64: in pairs), so
+that large exponents lose nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 from typing import TYPE_CHECKING
 
 from avalon import dtype as dtypes
-from avalon.codegen.builder import Value
 from avalon.codegen.exact import Pair, quick_two_sum, two_product, two_sum
 from avalon.codegen.math_functions import (
     at_least,
@@ -24,6 +23,7 @@ from avalon.codegen.math_functions import (
     split,
     whole,
 )
+from avalon.codegen.values import Value
 
 if TYPE_CHECKING:
     from avalon.codegen.emit import Emit
@@ -74,9 +74,7 @@ def _from_single(emit: Emit, x: Value, y: Value) -> Value:
 
 def _log_edges(emit: Emit, x: Value, logarithm: Value) -> Value:
     """The logarithm of x >= 0, put right for 0, infinity and NaN."""
-    logarithm = emit.where(
-        emit.compare("olt", x, emit.like(x, math.inf)), logarithm, x
-    )
+    logarithm = emit.where(emit.compare("olt", x, emit.like(x, math.inf)), logarithm, x)
     is_zero = emit.compare("oeq", x, emit.like(x, 0.0))
     return emit.where(is_zero, emit.like(x, -math.inf), logarithm)
 

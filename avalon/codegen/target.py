@@ -1,8 +1,9 @@
 """Feature sets that code is generated for: vector width, registers, and what the machine lacks.
 
-Comes in: this machine, or the name of a set ("avx512", "avx2", "x86", "neon"). Goes out: a `Target`,
-and from it the LLVM target machine that assembles kernels. Guaranteed: kernels built for different
-targets with fused multiply-add compute equal bits; "x86" has none, multiplies and adds, and so differs.
+Comes in: this machine, or the name of a set ("avx512", "avx2", "x86", "neon"). Goes out: a
+`Target`, and from it the LLVM target machine that assembles kernels. Guaranteed: kernels built for
+different targets with fused multiply-add compute equal bits; "x86", which lacks it, multiplies and
+adds, and so differs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Sine, cosine and the angle of a point, as vector code for float32 and float64.
 
-Comes in: an `Emit` and values of one of the two types. Goes out: the function's value. Guaranteed: as
-for `math_functions`; angles of any size are reduced correctly. Ordinary angles subtract a multiple of
-pi/2 held in parts whose products are exact; vectors with a huge angle in some lane branch to a
-multiplication by as many digits of 2/pi as that lane needs.
+Comes in: an `Emit` and values of one of the two types. Goes out: the function's value. Guaranteed:
+as for `math_functions`; angles of any size are reduced correctly. Ordinary angles subtract a
+multiple of pi/2 held in parts whose products are exact; vectors with a huge angle in some lane
+branch to a multiplication by as many digits of 2/pi as that lane needs.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from avalon import dtype as dtypes
-from avalon.codegen.builder import Value
 from avalon.codegen.exact import two_product, two_sum
 from avalon.codegen.math_functions import DOUBLE, format_of, nearest, polynomial
+from avalon.codegen.values import Value
 from avalon.dtype import DType
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _PARTS = 4  # float64 numbers an entry
 
 @cache
 def _pi(bits: int) -> int:
-    """pi * 2**bits, rounded down but for the last few bits (Machin: 16 atan(1/5) - 4 atan(1/239))."""
+    """pi * 2**bits but for the last few bits (Machin: 16 atan(1/5) - 4 atan(1/239))."""
 
     def arctangent(inverse: int) -> int:
         term = (1 << (bits + 16)) // inverse
@@ -43,7 +43,7 @@ def _pi(bits: int) -> int:
 
 
 def _parts(value: int, bits: int, widths: tuple[int, ...]) -> list[float]:
-    """value / 2**bits as a sum of floats with that many significant bits each (the last rounded)."""
+    """value / 2**bits as a sum of floats with that many significant bits each, cut off."""
     parts = []
     for width in widths:
         excess = max(value.bit_length() - width, 0)
@@ -229,8 +229,6 @@ def atan2(emit: Emit, y: Value, x: Value) -> Value:
         steep, emit.subtract(emit.like(y, high), emit.subtract(angle, emit.like(y, low))), angle
     )
     left = emit.less(emit.bitcast(x, dtypes.int64), 0)
-    mirrored = emit.subtract(
-        emit.like(y, 2 * high), emit.subtract(angle, emit.like(y, 2 * low))
-    )
+    mirrored = emit.subtract(emit.like(y, 2 * high), emit.subtract(angle, emit.like(y, 2 * low)))
     angle = emit.copysign(emit.where(left, mirrored, angle), y)
     return emit.where(emit.compare("uno", y, x), emit.add(y, x), angle)

@@ -1,7 +1,7 @@
-"""Loads one kernel and calls it on NumPy arrays, without the runtime: for tests of the code generator.
+"""Loads one kernel and calls it on NumPy arrays, for tests of the code generator.
 
-`run(text, arguments, begin, end)` takes arrays (passed by address) and Python integers; `elementwise`
-builds, loads and runs a kernel that applies a function of `Emit` to arrays.
+`run(text, arguments, begin, end)` takes arrays (passed by address) and Python integers;
+`elementwise` builds, loads and runs a kernel that applies a function of `Emit` to arrays.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def load(text: str, symbol: str, target: Target | None = None) -> Callable[..., 
     library = llvm.JITLibraryBuilder().add_object_img(machine.emit_object(module))
     tracker = library.export_symbol(symbol).link(_compilers[target], f"{symbol}{len(_keep)}")
     _keep.append(tracker)
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+    function = ctypes.CFUNCTYPE(
+        None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
+    )
     return function(tracker[symbol])
 
 
@@ -87,7 +89,7 @@ def elementwise_text(
             for slot, dtype in enumerate(operands)
         ]
         value = function(emit, *values)
-        assert value.dtype is result and value.lanes == lanes
+        assert (value.dtype, value.lanes) == (result, lanes)
         emit.store(emit.pointer(len(operands)), loop.index, value, mask)
     return emit.finish()
 
