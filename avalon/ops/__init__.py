@@ -33,6 +33,7 @@ from avalon.ops.elementwise import (
     power as power,
     remainder as remainder,
     round as round,
+    sigmoid as sigmoid,
     sin as sin,
     sqrt as sqrt,
     subtract as subtract,

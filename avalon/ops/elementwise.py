@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from avalon import dtype as dtypes
 from avalon.graph.primitive import Elementwise, primitive
 from avalon.ops import samples, special
 from avalon.ops.logic import bit_and, equal, less, less_equal, where
@@ -182,6 +183,25 @@ def _(g, y, x):
 @tanh.lower
 def _(emit, x):
     return emit.tanh(x)
+
+
+@primitive(Elementwise, accepts="float", samples=samples.anything)
+def sigmoid(x):
+    """1 / (1 + exp(-x)); a primitive for its gradient, which the formula's own would overflow in."""
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
+    return (1 / (1 + np.exp(-wide))).astype(x.dtype)
+
+
+@sigmoid.gradient
+def _(g, y, x):
+    return multiply(multiply(g, subtract(y.constant(1), y)), y)
+
+
+@sigmoid.lower
+def _(emit, x):
+    wide = emit.cast(x, dtypes.float32) if x.dtype.itemsize == 2 else x
+    one = emit.like(wide, 1)
+    return emit.cast(emit.divide(one, emit.add(one, emit.exp(emit.negative(wide)))), x.dtype)
 
 
 @primitive(Elementwise, accepts="float", samples=samples.anything)
@@ -517,7 +537,9 @@ def atan2(a, b):
 
 @atan2.gradient
 def _(g, y, a, b):
-    scale = divide(a.constant(1), add(multiply(a, a), multiply(b, b)))
+    square = add(multiply(a, a), multiply(b, b))
+    at_origin = equal(square, a.constant(0))  # where the gradient is zero by convention
+    scale = where(at_origin, a.constant(0), divide(a.constant(1), square))
     return multiply(g, multiply(b, scale)), multiply(g, multiply(negative(a), scale))
 
 
