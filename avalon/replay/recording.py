@@ -1,0 +1,324 @@
+"""One call of a step, recorded as a whole: what it read, what it computed, what it left behind.
+
+Comes in: a function and its arguments. Goes out: the function's result, computed, and a `Recording`:
+a graph in which every input has a known origin and every effect a known place. Guaranteed: after an
+exception, cells, gradients, fields and random counters are as before the call.
+
+Origins of inputs: a reachable tensor's cell, a reachable window (evaluated before the step), a random
+generator's counter, a number, or host data that the step made itself. Effects: cells rebound, `.grad`
+set or cleared, tensors put in fields, and the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from avalon.random import Counter, Generator, default_generator
+from avalon.replay.snapshot import Change, Snapshot, missing
+from avalon.runtime.buffer import Buffer
+from avalon.tensor.core import Cell, Tensor
+from avalon.tracing.modes import modes
+from avalon.tracing.values import Pending, Value, compute, recorder
+
+_FORBIDDEN = (
+    "[compile] the step asks for the value of a tensor while it is recorded. A compiled step runs as "
+    "one program, so Python cannot look inside: return the tensor and look at it outside, use "
+    "av.where(condition, a, b) in place of `if`, or do not compile this function."
+)
+
+
+class Origin(NamedTuple):
+    """Where an input of the program comes from.
+
+    `kind` is "cell" or "window" (`index`: number of the tensor), "number" (`value`), "counter"
+    (`value`: a generator, `index`: how far from its offset at the start), "key" (`value`: a generator) or
+    "host" (`value`: a buffer).
+    """
+
+    kind: str
+    index: int
+    value: Any
+
+
+class Outcome(NamedTuple):
+    """What a cell holds after the step: "output" (`index`: position in the graph), "start" (what
+    tensor number `index` held at the start) or "host" (`value`).
+    """
+
+    kind: str
+    index: int
+    value: Any
+
+
+class Template(NamedTuple):
+    """A tensor that the step left behind: its class, its fields, and the number of its cell."""
+
+    type: type[Tensor]
+    fields: dict[str, Any]
+    cell: int
+
+
+class Recording:
+    """What one call of a step did.
+
+    Attributes:
+        tensors: the reachable tensors, then the gradients that some of them had.
+        owners: whose gradients these are; kinds: what each tensor was; paths: their names.
+        refusal: why this call cannot be replayed, or "".
+        pending: the graph and its key.
+        origins: one for every input.
+        rebound: (number of a tensor whose cell changed, outcome).
+        made: outcomes of the cells that the step made and left behind.
+        gradients: (number of a tensor, None or a template): `.grad`s that were cleared or made.
+        fields: (where, template): tensors that were put in fields.
+        result: the step's result with templates in place of tensors.
+        advance: how many counters each generator used.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.tensors: list[Tensor] = []
+        self.owners: list[int] = []
+        self.kinds: list[tuple[Any, ...]] = []
+        self.paths: list[str] = []
+        self.refusal = ""
+        self.origins: list[Origin] = []
+        self.rebound: list[tuple[int, Outcome]] = []
+        self.made: list[Outcome] = []
+        self.gradients: list[tuple[int, Template | None]] = []
+        self.fields: list[tuple[Change, Template]] = []
+        self.result: Any = None
+        self.advance: list[tuple[Generator, int]] = []
+        self.grew = False
+        self.refused_change: Change | None = None
+        self.pending: Pending = None  # type: ignore[assignment]
+        self._start: dict[int, tuple[str, int]] = {}  # id of a buffer or number -> origin
+        self._cells: dict[int, int] = {}  # id of a cell -> number of a tensor, or -1 - made
+        self._kept: list[Cell] = []  # cells that the step made, so that their ids stay theirs
+        self._before: list[tuple[Cell, Value | None, int, Tensor | None]] = []
+        self._offsets: dict[int, tuple[Generator, int, int]] = {}
+
+    @staticmethod
+    def of(
+        function: Callable[..., Any], arguments: Sequence[Any], named: dict[str, Any]
+    ) -> tuple[Any, Recording]:
+        """Call the function and record what it does; its work has run when this returns."""
+        recorder().flush()
+        recording = Recording(Snapshot(function, (*arguments, named)))
+        recording._prepare()
+        modes.replay = _FORBIDDEN
+        try:
+            result = function(*arguments, **named)
+        except BaseException:
+            modes.replay = None
+            recorder().take()
+            recording.undo()
+            raise
+        modes.replay = None
+        recording._finish(result)
+        try:
+            compute(recording.pending, "hot")
+        except BaseException:
+            recording.undo()
+            raise
+        return result, recording
+
+    def _prepare(self) -> None:
+        """Evaluate what the step may read, so that every input can be recognised."""
+        self.tensors, self.owners = with_gradients(self.snapshot.tensors)
+        self.kinds = [kind_of(tensor) for tensor in self.tensors]
+        self.paths = self.snapshot.paths + [
+            f"{self.snapshot.paths[owner]}.grad" for owner in self.owners
+        ]
+        for index, tensor in enumerate(self.tensors):
+            cell = tensor._cell
+            evaluate(tensor)
+            if is_window(tensor):
+                self._start.setdefault(id(tensor._memo.buffer), ("window", index))  # type: ignore[union-attr]
+            else:
+                value = cell.value
+                holder = value if value.number is not None else value.buffer
+                self._start[id(holder)] = ("cell", index)
+            self._cells.setdefault(id(cell), index)
+            self._before.append((cell, cell.value, cell.version, tensor._grad))
+            if tensor._history is not None:
+                self.refusal = f"{self.paths[index]} has a gradient history from outside the step"
+        self._note_generator(default_generator)
+        for generator in self.snapshot.generators:
+            self._note_generator(generator)
+
+    def _note_generator(self, generator: Generator) -> None:
+        self._offsets[id(generator)] = (generator, generator.initial_seed(), generator.offset)
+
+    def undo(self) -> None:
+        """Put everything back to what it was before the call."""
+        self.snapshot.restore()
+        for tensor, (cell, value, version, gradient) in zip(self.tensors, self._before, strict=True):
+            tensor._cell = cell
+            cell.value = value
+            cell.version = version
+            tensor._grad = gradient
+        for generator, seed, offset in self._offsets.values():
+            generator.manual_seed(seed)
+            generator.offset = offset
+
+    def _finish(self, result: Any) -> None:
+        """Read off what the call left behind; take its graph."""
+        for index, tensor in enumerate(self.tensors):
+            cell, value, _, gradient = self._before[index]
+            if tensor._cell is not cell:
+                self.refusal = f"{self.paths[index]} was given other storage (`.data = `)"
+            elif cell.value is not value and self._cells[id(cell)] == index:
+                self.rebound.append((index, self._outcome(cell.value)))
+            if tensor._history is not None:
+                self.refusal = f"{self.paths[index]} got a gradient history"
+            if tensor._grad is not gradient:
+                made = tensor._grad
+                self.gradients.append((index, None if made is None else self._template(made)))
+        for change in self.snapshot.changes():
+            self._note_change(change)
+        self.result = self._described(result)
+        self.pending = recorder().take()
+        self._trace_origins()
+        for generator, _, offset in self._offsets.values():
+            if generator.offset != offset:
+                self.advance.append((generator, generator.offset - offset))
+
+    def _note_change(self, change: Change) -> None:
+        if isinstance(change.after, Tensor) and (
+            isinstance(change.before, Tensor) or change.before is None
+        ):
+            self.fields.append((change, self._template(change.after)))
+        elif missing(change.before):
+            self.grew = True  # state that the first call makes
+        else:
+            self.refused_change = self.refused_change or change
+
+    def _outcome(self, value: Value) -> Outcome:
+        if value.node is not None:
+            return Outcome("output", value.position, None)
+        found = self._start.get(id(value if value.number is not None else value.buffer))
+        if found is not None:
+            return Outcome("start", found[1], None)
+        return Outcome("host", -1, value)
+
+    def _template(self, tensor: Tensor) -> Template:
+        if tensor._history is not None:
+            self.refusal = "it leaves a tensor with gradient history behind"
+        number = self._cells.get(id(tensor._cell))
+        if number is None:
+            number = self._cells[id(tensor._cell)] = -1 - len(self.made)
+            self.made.append(self._outcome(tensor._cell.value))
+            self._kept.append(tensor._cell)
+        fields = dict(vars(tensor))
+        for name in ("_cell", "_memo", "_memo_version", "_leaf", "_base", "_path", "_counter", "_grad"):
+            fields.pop(name, None)
+        return Template(type(tensor), fields, number)
+
+    def _described(self, result: Any) -> Any:
+        if isinstance(result, Tensor):
+            for index, tensor in enumerate(self.tensors):
+                if tensor is result:
+                    return Reachable(index)
+            return self._template(result)
+        if isinstance(result, (list, tuple)):
+            items = [self._described(item) for item in result]
+            return type(result)(*items) if hasattr(result, "_fields") else type(result)(items)
+        if isinstance(result, dict):
+            return {key: self._described(item) for key, item in result.items()}
+        return result
+
+    def _trace_origins(self) -> None:
+        pending = self.pending
+        for feed, holder in zip(pending.feeds, pending.holders, strict=True):
+            if isinstance(feed, Counter):
+                generator = feed.generator
+                if id(generator) not in self._offsets:
+                    self.refusal = "it makes a random generator of its own"
+                    self.origins.append(Origin("number", -1, feed))
+                elif feed.is_key:
+                    self.origins.append(Origin("key", -1, generator))
+                else:
+                    distance = int(feed) - self._offsets[id(generator)][2]
+                    self.origins.append(Origin("counter", distance, generator))
+            elif (found := self._start.get(id(holder))) is not None:
+                self.origins.append(Origin(*found, None))
+            elif isinstance(feed, Buffer):
+                if any(cell.value is not None and cell.value.buffer is feed for cell, *_ in self._before):
+                    self.refusal = "it writes through a view that it got as an argument"
+                self.origins.append(Origin("host", -1, feed))
+            else:
+                self.origins.append(Origin("number", -1, feed))
+
+    def disagreement(self, earlier: Recording) -> str:
+        """Where this call did something else than an earlier one in the same world; "" if nowhere."""
+        ours, theirs = self.pending, earlier.pending
+        nodes = ours.graph.nodes
+        for position, (now, before) in enumerate(zip(ours.key, theirs.key, strict=False)):
+            if now != before:
+                return f"computes something else{at(nodes[position].source)}"
+        if len(ours.key) != len(theirs.key):
+            longer = nodes if len(nodes) > len(theirs.graph.nodes) else theirs.graph.nodes
+            return f"computes more{at(longer[min(len(ours.key), len(theirs.key))].source)}"
+        for node, now, before in zip(ours.graph.inputs, self.origins, earlier.origins, strict=True):
+            if now.kind != before.kind or now.index != before.index:
+                return f"reads another tensor{at(_reader(ours, node))}"
+            if now.kind == "number" and now.value != before.value and now.value == now.value:
+                line = at(_reader(ours, node))
+                return f"uses the number {now.value!r} where it used {before.value!r}{line}"
+            if now.kind == "host" and not _same_bytes(now.value, before.value):
+                return f"makes a tensor from other data{at(_reader(ours, node))}"
+        return ""
+
+
+def kind_of(tensor: Tensor) -> tuple[Any, ...]:
+    """All that Python can see of a tensor but its value."""
+    return (
+        type(tensor), tensor.shape, tensor.dtype, tensor._requires, tensor._history is None,
+        tensor._strides, is_window(tensor),
+    )  # fmt: skip
+
+
+class Reachable(NamedTuple):
+    """In a result: the reachable tensor of this number."""
+
+    index: int
+
+
+def with_gradients(tensors: list[Tensor]) -> tuple[list[Tensor], list[int]]:
+    """The tensors, followed by the gradients that some of them have; and whose each of those is."""
+    owners = [index for index, tensor in enumerate(tensors) if tensor._grad is not None]
+    return tensors + [tensors[owner]._grad for owner in owners], owners  # type: ignore[misc]
+
+
+def is_window(tensor: Tensor) -> bool:
+    """True for tensors whose value is not simply their cell's: views and shared memory."""
+    return bool(tensor._moves) or tensor._cell.foreign() is not None
+
+
+def evaluate(tensor: Tensor) -> Value:
+    """The computed value of a tensor; a window keeps it, so that the step reads the same one."""
+    value = tensor.value()
+    if value.number is None:
+        value.force()
+    if is_window(tensor):
+        tensor._memo, tensor._memo_version = value, tensor._cell.version
+    return value
+
+
+def at(source: Any) -> str:
+    """" (file.py:12)", or nothing if the line is not known."""
+    return f" ({source[0]}:{source[1]})" if source else ""
+
+
+def _reader(pending: Pending, node: Any) -> Any:
+    for call in pending.graph.nodes:
+        if node in getattr(call, "operands", ()):
+            return call.source
+    return None
+
+
+def _same_bytes(one: Buffer, other: Buffer) -> bool:
+    return one.nbytes == other.nbytes and one.tobytes() == other.tobytes()
+

@@ -1,0 +1,349 @@
+"""`compile`: a step that is recorded until two calls agree, and replayed from then on.
+
+Comes in: a Python function. Goes out: a callable with the same results, bit for bit. Guaranteed: a replay
+is never stale. Every call compares all that the function can see with what it saw when it was
+recorded; any difference records anew, and builds anew only if the structure changed. What cannot be
+replayed truthfully is refused by name.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from avalon.errors import TraceError
+from avalon.random import injecting
+from avalon.replay.recording import (
+    Origin,
+    Outcome,
+    Reachable,
+    Recording,
+    Template,
+    evaluate,
+    kind_of,
+    with_gradients,
+)
+from avalon.replay.snapshot import Changed
+from avalon.settings import settings
+from avalon.tensor.core import Cell, Tensor
+from avalon.tensor.creation import get_default_dtype, tensor
+from avalon.tracing import execute
+from avalon.tracing.modes import modes
+from avalon.tracing.values import Value, recorder
+
+_KEPT = 8  # replays of one function, for as many shapes or structures of arguments
+_PATIENCE = 3  # recordings in an unchanged world that may differ from the one before
+
+_steps: weakref.WeakSet[CompiledStep] = weakref.WeakSet()
+
+
+def compile(
+    function: Callable[..., Any] | None = None, *, strict: bool = True
+) -> Callable[..., Any]:
+    """Turn a function into one that replays: two recorded calls, then one native call each.
+
+    Tensors that the function met become inputs, tensors that it rebound (parameters, optimizer state,
+    `.grad`, fields) become outputs. Python numbers, flags and containers that it can see are compared
+    on every call; a change records again, which takes a millisecond, and recompiles only if the
+    structure changed. NumPy arrays among the arguments become tensors.
+
+    Args:
+        function: the step; without it, `compile` is a decorator with options.
+        strict: raise if the step cannot be replayed. Otherwise it goes on being recorded, and
+            `explain()` says why.
+
+    Raises:
+        TraceError: from a call: the step looks at a tensor's value, changes something other than
+            tensors, or does not do the same twice.
+
+    >>> import avalon as av
+    >>> weight = av.ones(3)
+    >>> @av.compile
+    ... def step(x):
+    ...     return (x * weight).sum()
+    >>> [step(av.full((3,), float(k))).item() for k in range(4)]
+    [0.0, 3.0, 6.0, 9.0]
+    """
+    if function is None:
+        return functools.partial(compile, strict=strict)
+    return CompiledStep(function, strict)
+
+
+class CompiledStep:
+    """A function that replays its recordings.
+
+    Attributes:
+        recorded, replayed: how many calls did the one and the other.
+        reason: why the last recording was needed.
+    """
+
+    def __init__(self, function: Callable[..., Any], strict: bool) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._strict = strict
+        self._replays: list[Replay] = []
+        self._last: Recording | None = None
+        self._surprises = 0
+        self.recorded = 0
+        self.replayed = 0
+        self.reason = "it was never called"
+        _steps.add(self)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    @property
+    def program(self) -> Any:
+        """The native program of the newest replay; print it to see kernels, buffers and bytes.
+
+        Raises:
+            TraceError: no two calls have agreed yet.
+        """
+        if not self._replays:
+            raise TraceError(f"[compile] there is no program yet: {self.reason}")
+        return self._replays[0].program.runnable
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        arguments = tuple([_as_tensors(argument) for argument in arguments])
+        named = {name: _as_tensors(argument) for name, argument in named.items()}
+        if modes.replay is not None:  # inside another compiled step: part of its recording
+            return self._function(*arguments, **named)
+        world = (*arguments, named)
+        if recorder().values:
+            recorder().flush()
+        for place, replay in enumerate(self._replays):
+            if replay.matches(world):
+                if place:
+                    self._replays.insert(0, self._replays.pop(place))
+                self.replayed += 1
+                return replay.run()
+        return self._record(arguments, named, world)
+
+    def _record(self, arguments: tuple[Any, ...], named: dict[str, Any], world: Any) -> Any:
+        self.recorded += 1
+        if modes.eager or injecting():
+            self.reason = "calls run op by op here" if modes.eager else "its draws are injected"
+            return self._function(*arguments, **named)
+        last = self._last
+        comparable = last is not None and _same_world(last, world, self)
+        try:
+            result, recording = Recording.of(self._function, arguments, named)
+        except TraceError:
+            if self._strict:
+                raise
+            self.reason = "the step looks at the value of a tensor"
+            return self._function(*arguments, **named)
+        self._last = recording
+        self._refuse_changes(last, recording)
+        if comparable and not recording.grew and not recording.refused_change:
+            assert last is not None
+            self._agree(last, recording)
+        return result
+
+    def _refuse_changes(self, last: Recording | None, recording: Recording) -> None:
+        """Refuse what changes in call after call and is no tensor: a counter, a growing list."""
+        change = recording.refused_change
+        before = last.refused_change if last is not None else None
+        if change is None or before is None or change.path != before.path:
+            return
+        name = getattr(self._function, "__name__", "the step")
+        self.reason = f"{name} changes {change.path}"
+        if self._strict:
+            recording.undo()
+            raise TraceError(
+                f"[compile] {name} changes {change.path} from {change.before!r} to {change.after!r}. A "
+                "replayed step does not run Python: keep such a value in a tensor, or change it "
+                "outside the step."
+            )
+
+    def _agree(self, last: Recording, recording: Recording) -> None:
+        name = getattr(self._function, "__name__", "the step")
+        difference = recording.disagreement(last)
+        if difference:
+            self._surprises += 1
+            self.reason = f"two calls disagree: the later one {difference}"
+            if self._surprises >= _PATIENCE and self._strict:
+                raise TraceError(
+                    f"[compile] {name} does not do the same in calls that see the same: the later "
+                    f"one {difference}. Pass what varies as a tensor argument."
+                )
+        elif recording.refusal:
+            self.reason = recording.refusal
+        else:
+            self._surprises = 0
+            self._replays.insert(0, Replay(recording))
+            del self._replays[_KEPT:]
+            self._last = None
+
+
+def _same_world(last: Recording, world: Any, step: CompiledStep) -> bool:
+    """Whether the next call sees what the last recorded one saw at its start."""
+    try:
+        last.snapshot.refresh(world)
+    except Changed as change:
+        step.reason = f"{change.path} has changed"
+        return False
+    tensors, owners = with_gradients(last.snapshot.tensors)
+    if owners != last.owners:
+        step.reason = "gradients are there that were not, or the other way round"
+        return False
+    return last.kinds == [kind_of(tensor) for tensor in tensors]
+
+
+def aliases(tensors: Sequence[Tensor]) -> list[int]:
+    """For each tensor, the first one that shares its cell."""
+    first: dict[int, int] = {}
+    return [first.setdefault(id(tensor._cell), index) for index, tensor in enumerate(tensors)]
+
+
+def _as_tensors(argument: Any) -> Any:
+    if isinstance(argument, np.ndarray):
+        return tensor(argument)
+    if type(argument) in (list, tuple):
+        return type(argument)(_as_tensors(item) for item in argument)
+    if type(argument) is dict:
+        return {key: _as_tensors(item) for key, item in argument.items()}
+    return argument
+
+
+class Replay:
+    """A recording that runs again without Python: inputs by handle, one native call, effects."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._snapshot = recording.snapshot
+        self._owners = recording.owners
+        self._tensors = recording.tensors
+        self._kinds = recording.kinds
+        self._aliases = aliases(self._tensors)
+        self._around = _surroundings()
+        pending = recording.pending
+        outcomes = [outcome for _, outcome in recording.rebound] + recording.made
+        self._wanted = sorted({o.index for o in outcomes if o.kind == "output"})
+        self.program = execute.program_for(pending.graph, pending.key, self._wanted, "hot")
+        self._place = {position: place for place, position in enumerate(self._wanted)}
+        nodes = pending.graph.nodes
+        self._like = [(nodes[position].shape, nodes[position].dtype) for position in self._wanted]
+        self._origins = recording.origins
+        self._rebound = recording.rebound
+        self._made = recording.made
+        self._gradients = recording.gradients
+        self._fields = [(c.entry, c.key, template) for c, template in recording.fields]
+        self._field_kinds = [c for c, _ in recording.fields]
+        self._result = recording.result
+        self._advance = recording.advance
+
+    def matches(self, world: tuple[Any, ...]) -> bool:
+        """Whether everything that the step can see is as it was when it was recorded."""
+        if self._around != _surroundings():
+            return False
+        try:
+            replaced = self._snapshot.refresh(world)
+        except Changed:
+            return False
+        tensors, owners = with_gradients(self._snapshot.tensors)
+        if owners != self._owners:
+            return False
+        if [kind_of(tensor) for tensor in tensors] != self._kinds:
+            return False
+        if (replaced or owners) and aliases(tensors) != self._aliases:
+            return False
+        self._tensors = tensors
+        return True
+
+    def run(self) -> Any:
+        """Replay the step on the tensors that `matches` found."""
+        start = [evaluate(tensor) for tensor in self._tensors]
+        feeds = [self._feed(origin, start) for origin in self._origins]
+        donated = self._release(start, feeds)
+        try:
+            buffers = self.program.run(feeds, self._wanted, donated)
+        except BaseException:
+            for index, _ in self._rebound:
+                self._tensors[index]._cell.value = start[index]
+            raise
+        made = [
+            Value(shape, dtype, buffer)
+            for (shape, dtype), buffer in zip(self._like, buffers, strict=True)
+        ]
+        for generator, count in self._advance:
+            generator.offset += count
+        return self._take_effect(made, start)
+
+    def _feed(self, origin: Origin, start: list[Value]) -> Any:
+        if origin.kind in ("cell", "window"):
+            value = start[origin.index]
+            return value.force() if value.number is None else value.number
+        if origin.kind == "counter":
+            return (origin.value.offset + origin.index) & ((1 << 64) - 1)
+        if origin.kind == "key":
+            return origin.value.initial_seed()
+        return origin.value
+
+    def _release(self, start: list[Value], feeds: list[Any]) -> list[int]:
+        """The inputs whose memory nobody needs after this run."""
+        return []
+
+    def _take_effect(self, made: list[Value], start: list[Value]) -> Any:
+        for index, outcome in self._rebound:
+            cell = self._tensors[index]._cell
+            cell.value = self._settled(outcome, made, start)
+            cell.version += 1
+        cells = [Cell(value, value.shape) for value in (self._settled(o, made, start) for o in self._made)]
+        for index, template in self._gradients:
+            self._tensors[index]._grad = None if template is None else self._build(template, cells)
+        for (entry, key, template), _ in zip(self._fields, self._field_kinds, strict=True):
+            entry.kind.set(entry.container, key, self._build(template, cells))
+        return self._rebuild(self._result, cells)
+
+    def _settled(self, outcome: Outcome, made: list[Value], start: list[Value]) -> Value:
+        if outcome.kind == "output":
+            return made[self._place[outcome.index]]
+        return start[outcome.index] if outcome.kind == "start" else outcome.value
+
+    def _build(self, template: Template, cells: list[Cell]) -> Tensor:
+        built = object.__new__(template.type)
+        built.__dict__.update(template.fields)
+        number = template.cell
+        built._cell = self._tensors[number]._cell if number >= 0 else cells[-1 - number]
+        return built
+
+    def _rebuild(self, result: Any, cells: list[Cell]) -> Any:
+        if isinstance(result, Template):
+            return self._build(result, cells)
+        if isinstance(result, Reachable):
+            return self._tensors[result.index]
+        if isinstance(result, (list, tuple)):
+            items = [self._rebuild(item, cells) for item in result]
+            return type(result)(*items) if hasattr(result, "_fields") else type(result)(items)
+        if isinstance(result, dict):
+            return {key: self._rebuild(item, cells) for key, item in result.items()}
+        return result
+
+
+def _surroundings() -> tuple[Any, ...]:
+    """Modes that a recording depends on."""
+    return (
+        modes.grad, modes.inference, modes.eager, get_default_dtype(), settings.tier,
+        settings.target, injecting(),
+    )  # fmt: skip
+
+
+def forget() -> None:
+    """Drop all replays, so that the next calls record anew."""
+    for step in _steps:
+        step._replays.clear()
+        step._last = None
+
+
+def report() -> list[str]:
+    """One line for each compiled step that is alive: how it went and why it was recorded."""
+    return [
+        f"{getattr(step, '__name__', 'step')}: {step.recorded} recorded, {step.replayed} replayed"
+        + ("" if step._replays else f"; {step.reason}")
+        for step in _steps
+    ]
+
