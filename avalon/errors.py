@@ -35,11 +35,11 @@ class IndexOutOfRange(AvalonError, IndexError):
 
 
 class AutogradError(AvalonError, RuntimeError):
-    """A gradient was asked for that cannot be had: no history, freed history, a leaf written in place."""
+    """A gradient that cannot be had: no history, freed history, a leaf written in place."""
 
 
 class TraceError(AvalonError, RuntimeError):
-    """A traced tensor was used where Python needs its value, or a compiled step changed the world."""
+    """Python needs a traced tensor's value, or a compiled step changed the world."""
 
 
 class DeclarationError(AvalonError, TypeError):
@@ -47,7 +47,7 @@ class DeclarationError(AvalonError, TypeError):
 
 
 class GraphError(AvalonError, ValueError):
-    """A graph violates its law: a use before the definition, a shape that its rule does not give."""
+    """A graph violates its law: a use before the definition, or a wrong shape."""
 
 
 class DataError(AvalonError, ValueError):
@@ -56,3 +56,11 @@ class DataError(AvalonError, ValueError):
 
 class CheckpointError(AvalonError, ValueError):
     """A checkpoint is missing, damaged or of another model."""
+
+
+class NonFiniteError(AvalonError, ArithmeticError):
+    """A loss became infinite or not a number.
+
+    Fails: training with `loss = x.log().mean()` once an `x` reaches 0. Works:
+    `x.clamp(min=1e-6).log().mean()`, or a loss that takes logits.
+    """

@@ -35,14 +35,15 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tupl
     return drawing, drawing.subplots(rows, columns, squeeze=False)
 
 
-def save_curves(path: Path, curves: Mapping[str, Sequence[float]]) -> None:
+def draw_curves(curves: Mapping[str, Sequence[float]]) -> Any:
     """Draw values by epoch: one panel for each quantity, training and validation in the same one.
 
-    `curves` maps names to one value an epoch; "validation loss" joins the panel of "loss".
+    `curves` maps names to one value an epoch; "validation loss" joins the panel of "loss". Returns
+    the matplotlib figure.
     """
     panels = list(dict.fromkeys(name.removeprefix("validation ") for name in curves))
-    drawing, axes = figure(4.5 * len(panels), 3.4, columns=len(panels))
-    for axis, panel in zip(axes[0], panels, strict=True):
+    drawing, axes = figure(4.5 * max(len(panels), 1), 3.4, columns=max(len(panels), 1))
+    for axis, panel in zip(axes[0], panels, strict=False):
         for name in (panel, f"validation {panel}"):
             if name in curves:
                 epochs = range(1, len(curves[name]) + 1)
@@ -53,7 +54,7 @@ def save_curves(path: Path, curves: Mapping[str, Sequence[float]]) -> None:
         axis.set_title(panel)
         axis.grid(alpha=0.3)
         axis.legend()
-    drawing.savefig(path, dpi=120)
+    return drawing
 
 
 def save_predictions(path: Path, images: Array, predicted: Array, labels: Array) -> None:

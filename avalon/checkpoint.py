@@ -1,0 +1,185 @@
+"""The state of a training run: where it stands, and everything that the next step depends on.
+
+Comes in: a model, an optimizer and its data. Goes out: files, and the state they hold.
+Guaranteed: a run that goes on from a file takes the same steps, bit for bit, as the run that
+wrote it: weights, optimizer, random numbers, order of the data and position in the epoch are all
+there.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from avalon import struct
+from avalon.data.batches import Batch, number_of_batches
+from avalon.errors import CheckpointError
+from avalon.history import History
+from avalon.model import load_state_dict, state_dict
+from avalon.random import Generator, default_generator
+from avalon.save import load, save
+from avalon.tensor.core import Tensor
+from avalon.tracing.modes import no_grad
+
+_REWIND_BYTES = 64 << 20
+_REWIND_STEPS = 64
+
+
+class RunState:
+    """A run at one moment.
+
+    Attributes:
+        epoch: epochs that are over; batch: batches of the current one that are.
+        history: what was measured in the epochs that are over.
+    """
+
+    def __init__(self, model: Any, optimizer: Any, loader: Iterable[Any]) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.epoch = 0
+        self.batch = 0
+        self.history = History()
+        self._sums: dict[str, float] = {}
+        self._rows = 0
+        self._batches = number_of_batches(loader)
+        self._generators = [default_generator]
+        own = getattr(loader, "generator", None)
+        if isinstance(own, Generator):
+            self._generators.append(own)
+        self._at_start = self._random_state()
+        self._resumed_at: list[list[int]] | None = None
+
+    def batches_left(self, loader: Iterable[Any]) -> Iterator[Any]:
+        """The batches of the current epoch that are not done yet."""
+        if not self.batch:
+            self._at_start = self._random_state()
+            return iter(loader)
+        # The order was drawn when the epoch began: draw it again, then go on where the run was.
+        now = self._random_state()
+        self._set_random_state(self._at_start)
+        batches = iter(loader)
+        for _ in islice(batches, self.batch):
+            pass
+        self._set_random_state(now)
+        return batches
+
+    def add(self, values: dict[str, float], rows: int) -> None:
+        """One more batch is done; `values` are means over its rows."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value * rows
+        self._rows += rows
+        self.batch += 1
+
+    def means(self) -> dict[str, float]:
+        """The means over the rows of the epoch so far."""
+        return {name: total / self._rows for name, total in self._sums.items()}
+
+    def finish_epoch(self, values: dict[str, float], seconds: float) -> None:
+        """The epoch is over, with these values."""
+        self.history.add(values, seconds)
+        self.epoch += 1
+        self.batch = 0
+        self._sums = {}
+        self._rows = 0
+
+    def save(self, path: Path) -> None:
+        """Write the state to a file."""
+        position = {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "batches": self._batches,
+            "sums": self._sums,
+            "rows": self._rows,
+            "history": dict(self.history),
+            "seconds": self.history.seconds,
+            "random": self._random_state(),
+            "random at start": self._at_start,
+        }
+        parts = {
+            "model": state_dict(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "position": position,
+        }
+        save(parts, path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a file.
+
+        Raises:
+            CheckpointError: it is damaged, no checkpoint of a run, or of another model or data.
+        """
+        parts = load(path)
+        if not isinstance(parts, dict) or not {"model", "optimizer", "position"} <= parts.keys():
+            raise CheckpointError(
+                f"[fit] {path} is no checkpoint of a run: expected a file that fit wrote with "
+                f"checkpoint=; weights alone are read by av.load(path, into=model)"
+            )
+        position = parts["position"]
+        if position["batches"] != self._batches:
+            raise CheckpointError(
+                f"[fit] {path} is of a run with {position['batches']} batches an epoch, this data "
+                f"has {self._batches}: give the same data and batch_size, or leave resume out"
+            )
+        load_state_dict(self.model, parts["model"])
+        self.optimizer.load_state_dict(parts["optimizer"])
+        self.epoch = position["epoch"]
+        self.batch = position["batch"]
+        self._sums = position["sums"]
+        self._rows = position["rows"]
+        self.history.update(position["history"])
+        self.history.seconds = position["seconds"]
+        self._at_start = position["random at start"]
+        self._set_random_state(position["random"])
+
+    def _random_state(self) -> list[list[int]]:
+        return [[g.initial_seed(), g.offset] for g in self._generators]
+
+    def _set_random_state(self, state: list[list[int]]) -> None:
+        for generator, (seed, offset) in zip(self._generators, state, strict=False):
+            generator.manual_seed(seed)
+            generator.offset = offset
+
+
+class Rewind:
+    """Goes back to before the last step: copies of the state now and then, and the batches since.
+
+    A step whose loss is not a number has already spoiled the weights. Copying them before every
+    step would cost time, keeping all batches memory; steps give the same bits again, so a copy
+    every 64 steps (or 64 MB of batches) and taking the steps since once more is the same.
+    """
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self._tensors: list[tuple[Tensor, Tensor]] = []
+        self._optimizer: Any = None
+        self._random: list[list[int]] = []
+        self._batches: list[Batch] = []
+        self._rates: list[float] = []
+        self._bytes = _REWIND_BYTES
+
+    def remember(self, batch: Batch) -> None:
+        """Call it before the step on `batch`."""
+        if self._bytes >= _REWIND_BYTES or len(self._batches) >= _REWIND_STEPS:
+            with no_grad():
+                leaves = struct.leaves(self._state.model).values()
+                self._tensors = [(leaf, leaf.detach().clone()) for leaf in leaves]
+                self._optimizer = copy.deepcopy(self._state.optimizer.state_dict())
+            self._random = self._state._random_state()
+            self._batches, self._rates, self._bytes = [], [], 0
+        self._batches.append(batch)
+        self._rates.append(self._state.optimizer.lr)
+        self._bytes += sum(part.numel() * part.dtype.itemsize for part in batch)
+
+    def undo(self, step: Callable[[Batch], Any]) -> None:
+        """Bring model, optimizer and random numbers to where they were before the last batch."""
+        with no_grad():
+            for leaf, copied in self._tensors:
+                leaf.copy_(copied)
+        self._state.optimizer.load_state_dict(self._optimizer)
+        self._state._set_random_state(self._random)
+        for batch, rate in zip(self._batches[:-1], self._rates[:-1], strict=True):
+            self._state.optimizer.lr = rate
+            step(batch)

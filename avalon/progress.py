@@ -1,0 +1,80 @@
+"""What a training run says while it runs, on stderr.
+
+Comes in: batches and values. Goes out: a bar that moves (tqdm, in a terminal), else one line an
+epoch. Guaranteed: nothing is printed if `progress=False`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+
+class Progress:
+    """The display of one run of `epochs` epochs."""
+
+    def __init__(self, epochs: int, shown: bool) -> None:
+        self.epochs = epochs
+        self.shown = shown
+        self._bar: Any = None
+        self._start = 0.0
+        self._batches = 0
+
+    def begin(self, epoch: int, total: int | None, done: int) -> None:
+        """A new epoch (counted from 0) of `total` batches, of which `done` were done before."""
+        self._start = time.perf_counter()
+        self._batches = 0
+        make = _tqdm() if self.shown and sys.stderr.isatty() else None
+        if make is not None:
+            title = f"epoch {epoch + 1}/{self.epochs}"
+            self._bar = make(desc=title, total=total, initial=done, unit="batch")
+
+    def batch(self, values: Mapping[str, float]) -> None:
+        """One more batch; `values` are the means of the epoch so far."""
+        self._batches += 1
+        if self._bar is not None:
+            self._bar.set_postfix(_texts(values), refresh=False)
+            self._bar.update()
+
+    def end(self, epoch: int, values: Mapping[str, float]) -> None:
+        """The epoch is over, its validation too."""
+        if self._bar is not None:
+            self._bar.set_postfix(_texts(values))
+            self.close()
+        elif self.shown:
+            seconds = time.perf_counter() - self._start
+            speed = self._batches / seconds if seconds else 0.0
+            listed = ", ".join(f"{name} {text}" for name, text in _texts(values).items())
+            width = len(str(self.epochs))
+            line = f"epoch {epoch + 1:{width}}/{self.epochs}: {listed} ({speed:.1f} batches/s)"
+            print(line, file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self.close()
+        if self.shown:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _texts(values: Mapping[str, float]) -> dict[str, str]:
+    return {name: f"{value:.4g}" for name, value in values.items()}
+
+
+def _tqdm() -> Any:
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        return None
+
+    class Bar(tqdm):
+        monitor_interval = 0  # no thread that outlives the bar
+
+    return Bar
