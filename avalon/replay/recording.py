@@ -74,6 +74,8 @@ class Recording:
         fields: (where, template): tensors that were put in fields.
         result: the step's result with templates in place of tensors.
         advance: how many counters each generator used.
+        sources, shapes: of the graph's nodes, which the compiler may drop from it later: the user's
+            line, and (shape, dtype).
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -92,6 +94,9 @@ class Recording:
         self.advance: list[tuple[Generator, int]] = []
         self.grew = False
         self.refused_change: Change | None = None
+        self.sources: list[Any] = []
+        self.shapes: list[tuple[Any, Any]] = []
+        self._readers: list[Any] = []
         self.pending: Pending = None  # type: ignore[assignment]
         self._start: dict[int, tuple[str, int]] = {}  # id of a buffer or number -> origin
         self._cells: dict[int, int] = {}  # id of a cell -> number of a tensor, or -1 - made
@@ -180,6 +185,9 @@ class Recording:
             self._note_change(change)
         self.result = self._described(result)
         self.pending = recorder().take()
+        self.sources = [node.source for node in self.pending.graph.nodes]
+        self.shapes = [(node.shape, node.dtype) for node in self.pending.graph.nodes]
+        self._readers = _readers(self.pending)
         self._trace_origins()
         for generator, _, offset in self._offsets.values():
             if generator.offset != offset:
@@ -253,22 +261,20 @@ class Recording:
 
     def disagreement(self, earlier: Recording) -> str:
         """Where this call did something else than an earlier one in the same world; "" if nowhere."""
-        ours, theirs = self.pending, earlier.pending
-        nodes = ours.graph.nodes
-        for position, (now, before) in enumerate(zip(ours.key, theirs.key, strict=False)):
+        ours, theirs = self.pending.key, earlier.pending.key
+        for position, (now, before) in enumerate(zip(ours, theirs, strict=False)):
             if now != before:
-                return f"computes something else{at(nodes[position].source)}"
-        if len(ours.key) != len(theirs.key):
-            longer = nodes if len(nodes) > len(theirs.graph.nodes) else theirs.graph.nodes
-            return f"computes more{at(longer[min(len(ours.key), len(theirs.key))].source)}"
-        for node, now, before in zip(ours.graph.inputs, self.origins, earlier.origins, strict=True):
+                return f"computes something else{at(self.sources[position])}"
+        if len(ours) != len(theirs):
+            longer = max(self.sources, earlier.sources, key=len)
+            return f"computes more or less{at(longer[min(len(ours), len(theirs))])}"
+        for source, now, before in zip(self._readers, self.origins, earlier.origins, strict=True):
             if now.kind != before.kind or now.index != before.index:
-                return f"reads another tensor{at(_reader(ours, node))}"
+                return f"reads another tensor{at(source)}"
             if now.kind == "number" and now.value != before.value and now.value == now.value:
-                line = at(_reader(ours, node))
-                return f"uses the number {now.value!r} where it used {before.value!r}{line}"
+                return f"uses the number {now.value!r} where it used {before.value!r}{at(source)}"
             if now.kind == "host" and not _same_bytes(now.value, before.value):
-                return f"makes a tensor from other data{at(_reader(ours, node))}"
+                return f"makes a tensor from other data{at(source)}"
         return ""
 
 
@@ -312,11 +318,13 @@ def at(source: Any) -> str:
     return f" ({source[0]}:{source[1]})" if source else ""
 
 
-def _reader(pending: Pending, node: Any) -> Any:
-    for call in pending.graph.nodes:
-        if node in getattr(call, "operands", ()):
-            return call.source
-    return None
+def _readers(pending: Pending) -> list[Any]:
+    """For each input of a graph, the user's line that reads it first."""
+    lines: dict[int, Any] = {}
+    for node in pending.graph.nodes:
+        for operand in getattr(node, "operands", ()):
+            lines.setdefault(id(operand), node.source)
+    return [lines.get(id(node)) for node in pending.graph.inputs]
 
 
 def _same_bytes(one: Buffer, other: Buffer) -> bool:

@@ -225,8 +225,7 @@ class Replay:
         self._wanted = sorted({o.index for o in outcomes if o.kind == "output"})
         self.program = execute.program_for(pending.graph, pending.key, self._wanted, "hot")
         self._place = {position: place for place, position in enumerate(self._wanted)}
-        nodes = pending.graph.nodes
-        self._like = [(nodes[position].shape, nodes[position].dtype) for position in self._wanted]
+        self._like = [recording.shapes[position] for position in self._wanted]
         self._origins = recording.origins
         self._rebound = recording.rebound
         self._made = recording.made
