@@ -10,75 +10,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from avalon import dtype as dtypes
+from avalon.compiler import compile_graph
 from avalon.graph.graph import Graph
-from avalon.graph.node import Call, Constant, Input, Node
+from avalon.graph.node import Call, Input, Node
 from avalon.runtime.buffer import Buffer
 from avalon.settings import settings
 
 _CAPACITY = 512
-
-
-class Runnable(Protocol):
-    """What the compiler makes of a graph."""
-
-    def run(
-        self, inputs: list[Buffer | int | float], donated: Collection[int] = ()
-    ) -> list[Buffer]: ...
-
-
-class ReferenceProgram:
-    """The meaning of each primitive in NumPy, call by call, until the compiler takes over."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-
-    def run(
-        self, inputs: list[Buffer | int | float], donated: Collection[int] = ()
-    ) -> list[Buffer]:
-        known: dict[int, Any] = {}
-        given = iter(inputs)
-        for node in self.graph.nodes:
-            if isinstance(node, Input):
-                known[id(node)] = _load(next(given), node)
-            elif isinstance(node, Constant):
-                known[id(node)] = _rounded(np.full(node.shape, node.value), node)
-            elif isinstance(node, Call):
-                operands = [known[id(operand)] for operand in node.operands]
-                with np.errstate(all="ignore"):
-                    made = node.primitive.reference(*operands, **node.parameters)
-                assert np.shape(made) == node.shape, (node.primitive, np.shape(made), node.shape)
-                known[id(node)] = _rounded(made, node)
-        return [_store(known[id(node)], node) for node in self.graph.outputs]
-
-
-def _load(given: Any, node: Node) -> Any:
-    if not isinstance(given, Buffer):
-        return _rounded(np.array(given), node)
-    array = given.as_numpy(node.dtype, node.shape)
-    if node.dtype is dtypes.bfloat16:
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.copy()
-
-
-def _rounded(array: Any, node: Node) -> Any:
-    array = np.asarray(array).astype(node.dtype.reference)
-    if node.dtype is dtypes.bfloat16:
-        bits = array.view(np.uint32).astype(np.uint64)
-        bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
-        array = bits.astype(np.uint32).view(np.float32)
-    return array
-
-
-def _store(array: Any, node: Node) -> Buffer:
-    if node.dtype is dtypes.bfloat16:
-        array = (np.ascontiguousarray(array).view(np.uint32) >> 16).astype(np.uint16)
-        array = array.reshape(node.shape)
-    return Buffer.from_numpy(np.asarray(array))
 
 
 class _Program:
@@ -88,7 +28,7 @@ class _Program:
         self.outputs = {position: place for place, position in enumerate(positions)}
         self.tier = tier
         self.inputs = restrict(graph, positions)
-        self.runnable: Runnable = ReferenceProgram(graph)
+        self.runnable = compile_graph(graph, tier)
 
     def run(
         self, feeds: list[Any], wanted: Sequence[int], donated: Collection[int]
