@@ -140,3 +140,62 @@ def promote(first: DType, second: DType) -> DType:
     if unsigned is not uint8:
         raise TypeError(f"[promote] {unsigned!r} promotes to itself only, not with {signed!r}")
     return int16 if signed is int8 else signed
+
+
+@dataclass(frozen=True)
+class FloatLimits:
+    """Limits of a floating point type: largest and smallest numbers, distance from 1 to the next."""
+
+    dtype: str
+    bits: int
+    eps: float
+    max: float
+    tiny: float
+
+    @property
+    def min(self) -> float:
+        """The most negative number."""
+        return -self.max
+
+    @property
+    def smallest_normal(self) -> float:
+        """The smallest positive number with full precision."""
+        return self.tiny
+
+
+@dataclass(frozen=True)
+class IntegerLimits:
+    """Limits of an integer type."""
+
+    dtype: str
+    bits: int
+    min: int
+    max: int
+
+
+def finfo(dtype: DType) -> FloatLimits:
+    """The limits of a floating point type.
+
+    >>> finfo(float32).eps
+    1.1920928955078125e-07
+    """
+    if not dtype.is_floating_point:
+        raise TypeError(f"[finfo] {dtype!r} is not a floating point type; see iinfo")
+    if dtype is bfloat16:
+        return FloatLimits("bfloat16", 16, 2.0**-7, (2 - 2.0**-7) * 2.0**127, 2.0**-126)
+    found = np.finfo(dtype.storage)
+    return FloatLimits(
+        dtype.name, found.bits, float(found.eps), float(found.max), float(found.tiny)
+    )
+
+
+def iinfo(dtype: DType) -> IntegerLimits:
+    """The limits of an integer type.
+
+    >>> iinfo(int8).max
+    127
+    """
+    if not dtype.is_integer:
+        raise TypeError(f"[iinfo] {dtype!r} is not an integer type; see finfo")
+    found = np.iinfo(dtype.storage)
+    return IntegerLimits(dtype.name, found.bits, int(found.min), int(found.max))

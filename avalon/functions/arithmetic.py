@@ -1,0 +1,478 @@
+"""Pointwise arithmetic beyond the operators of `Tensor`, by PyTorch's names.
+
+Comes in: tensors, numbers and arrays that broadcast together. Goes out: tensors of PyTorch's result type;
+functions of the reals turn integers and bools into the default float dtype. Guaranteed: values are
+accurate where a naive formula cancels or overflows (hypot, logaddexp, sinh, asinh near 0), and
+gradients are PyTorch's at ties and kinks (clamp gives 1 at its limits).
+
+Source of the names and meanings: https://docs.pytorch.org/docs/stable/torch.html#pointwise-ops
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+from typing import Any
+
+from avalon import ops
+from avalon.errors import DTypeError
+from avalon.functions.support import (
+    Number,
+    alias,
+    cast,
+    dtypes,
+    floating,
+    floats_together,
+    in_place,
+    scalar,
+    together,
+)
+from avalon.graph.primitive import Primitive
+from avalon.tensor import Tensor, as_tensor, binary, method, operators, unary
+
+
+def _real_function(name: str, primitive: Primitive, formula: str) -> Any:
+    def function(x: Any) -> Tensor:
+        return unary(primitive, x)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = (
+        f"{formula} of each element; integers and bools become the default float dtype."
+    )
+    method(name)(function)
+    return in_place(function)
+
+
+exp = _real_function("exp", ops.exp, "e to the power")
+expm1 = _real_function("expm1", ops.expm1, "exp(x) - 1, accurate near 0,")
+log = _real_function("log", ops.log, "Natural logarithm")
+log1p = _real_function("log1p", ops.log1p, "log(1 + x), accurate near 0,")
+sqrt = _real_function("sqrt", ops.sqrt, "Square root")
+sin = _real_function("sin", ops.sin, "Sine")
+cos = _real_function("cos", ops.cos, "Cosine")
+tanh = _real_function("tanh", ops.tanh, "Hyperbolic tangent")
+erf = _real_function("erf", ops.erf, "Error function")
+erfinv = _real_function("erfinv", ops.erfinv, "Inverse error function")
+lgamma = _real_function("lgamma", ops.lgamma, "Logarithm of the absolute gamma function")
+digamma = _real_function("digamma", ops.digamma, "Derivative of lgamma")
+
+
+@in_place
+@method("abs")
+def abs(x: Any) -> Tensor:
+    """Absolute value; the gradient at 0 is 0."""
+    x = as_tensor(x)
+    return x if x.dtype.kind in ("unsigned", "bool") else ops.absolute(x)
+
+
+@in_place
+@method("neg")
+def neg(x: Any) -> Tensor:
+    """-x."""
+    x = as_tensor(x)
+    if x.dtype is dtypes.bool_:
+        raise DTypeError("[neg] `-` is not defined for bool tensors; write logical_not(x) or ~x")
+    return ops.negative(x)
+
+
+@method("positive")
+def positive(x: Tensor) -> Tensor:
+    """x itself."""
+    if x.dtype is dtypes.bool_:
+        raise DTypeError("[positive] `+` is not defined for bool tensors")
+    return x
+
+
+def _scaled(other: Any, alpha: Number) -> Any:
+    return other if alpha == 1 else operators.multiply(other, alpha)
+
+
+@method("add")
+def add(x: Any, other: Any, *, alpha: Number = 1) -> Tensor:
+    """x + alpha * other."""
+    return operators.add(x, _scaled(other, alpha))
+
+
+@method("sub")
+def sub(x: Any, other: Any, *, alpha: Number = 1) -> Tensor:
+    """x - alpha * other."""
+    return operators.subtract(x, _scaled(other, alpha))
+
+
+@method("rsub")
+def rsub(x: Any, other: Any, *, alpha: Number = 1) -> Tensor:
+    """other - alpha * x."""
+    return operators.subtract(other, _scaled(x, alpha))
+
+
+@method("mul")
+def mul(x: Any, other: Any) -> Tensor:
+    """x * other."""
+    return operators.multiply(x, other)
+
+
+@method("div")
+def div(x: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+    """x / other; with rounding_mode "trunc" or "floor", rounded and of the operands' own type."""
+    if rounding_mode is None:
+        return operators.divide(x, other)
+    if rounding_mode == "floor":
+        return floor_divide(x, other)
+    if rounding_mode == "trunc":
+        quotient = binary(ops.divide, x, other)
+        return ops.truncate(quotient) if quotient.dtype.is_floating_point else quotient
+    raise RuntimeError(
+        f"[div] rounding_mode must be None, 'trunc' or 'floor', got {rounding_mode!r}"
+    )
+
+
+@method("floor_divide")
+def floor_divide(x: Any, other: Any) -> Tensor:
+    """floor(x / other), of the operands' own type."""
+    return operators.floor_divide(x, other)
+
+
+@method("remainder")
+def remainder(x: Any, other: Any) -> Tensor:
+    """x - floor(x / other) * other: the sign is the divisor's, as in Python."""
+    return operators.remainder(x, other)
+
+
+@in_place
+@method("fmod")
+def fmod(x: Any, other: Any) -> Tensor:
+    """x - trunc(x / other) * other: the sign is the dividend's, as in C."""
+    a, b = together("fmod", x, other)
+    size = ops.absolute if a.dtype.is_signed else (lambda value: value)
+    rest = ops.remainder(size(a), size(b))
+    return ops.where(ops.less(a, a.constant(0)), -rest, rest) if a.dtype.is_signed else rest
+
+
+@method("pow")
+def pow(x: Any, exponent: Any) -> Tensor:
+    """x ** exponent."""
+    return operators.power(x, exponent)
+
+
+@method("float_power")
+def float_power(x: Any, exponent: Any) -> Tensor:
+    """x ** exponent, computed in float64."""
+    base = cast(as_tensor(x), dtypes.float64)
+    if isinstance(exponent, Tensor):
+        exponent = cast(exponent, dtypes.float64)
+    return base**exponent
+
+
+@in_place
+@method("square")
+def square(x: Any) -> Tensor:
+    """x * x."""
+    x = as_tensor(x)
+    return x * x
+
+
+@in_place
+@method("reciprocal")
+def reciprocal(x: Any) -> Tensor:
+    """1 / x."""
+    x = floating(x)
+    return x.constant(1) / x
+
+
+@in_place
+@method("rsqrt")
+def rsqrt(x: Any) -> Tensor:
+    """1 / sqrt(x)."""
+    x = floating(x)
+    return x.constant(1) / ops.sqrt(x)
+
+
+@in_place
+@method("exp2")
+def exp2(x: Any) -> Tensor:
+    """2 to the power x."""
+    x = floating(x)
+    return ops.power(x.constant(2), x)
+
+
+@in_place
+@method("log2")
+def log2(x: Any) -> Tensor:
+    """Logarithm to base 2, exact at powers of 2 of float32 and smaller types."""
+    return _logarithm(x, 1 / math.log(2))
+
+
+@in_place
+@method("log10")
+def log10(x: Any) -> Tensor:
+    """Logarithm to base 10."""
+    return _logarithm(x, 1 / math.log(10))
+
+
+def _logarithm(x: Any, factor: float) -> Tensor:
+    x = floating(x)
+    wide = cast(x, dtypes.float64)  # the product would round twice in the type itself
+    return cast(ops.log(wide) * wide.constant(factor), x.dtype)
+
+
+@method("logaddexp")
+def logaddexp(x: Any, other: Any) -> Tensor:
+    """log(exp(x) + exp(other)), from the larger one and the distance of the two."""
+    a, b = floats_together("logaddexp", x, other)
+    high, low = ops.maximum(a, b), ops.minimum(a, b)
+    # Two equal infinities have no distance.
+    distance = ops.where(ops.equal(high, low), high.constant(0), low - high)
+    return high + ops.log1p(ops.exp(distance))
+
+
+@method("logaddexp2")
+def logaddexp2(x: Any, other: Any) -> Tensor:
+    """log2(2**x + 2**other)."""
+    a, b = floats_together("logaddexp2", x, other)
+    natural = a.constant(math.log(2))
+    return logaddexp(a * natural, b * natural) / natural
+
+
+@in_place
+@method("hypot")
+def hypot(x: Any, other: Any) -> Tensor:
+    """sqrt(x**2 + other**2), without overflow of the squares."""
+    a, b = floats_together("hypot", x, other)
+    one, zero = a.constant(1), a.constant(0)
+    first, second = ops.stop_gradient(ops.absolute(a)), ops.stop_gradient(ops.absolute(b))
+    large = ops.maximum(first, second)
+    usable = ops.less(zero, large) & ops.less(large, a.constant(math.inf))
+    unit = ops.where(usable, large, one)
+    p, q = a / unit, b / unit
+    return ops.sqrt(p * p + q * q) * unit
+
+
+@in_place
+@method("sign")
+def sign(x: Any) -> Tensor:
+    """-1, 0 or 1: the sign of each element; the gradient is 0."""
+    x = ops.stop_gradient(as_tensor(x))
+    if x.dtype is dtypes.bool_:
+        return x
+    zero, one = x.constant(0), x.constant(1)
+    above = ops.where(ops.less(zero, x), one, x)  # keeps 0, and NaN, which PyTorch maps to 0
+    below = ops.where(ops.less(x, zero), -one, above) if x.dtype.is_signed else above
+    return ops.where(ops.not_equal(x, x), zero, below)
+
+
+sgn = method("sgn")(sign)
+
+
+@method("signbit")
+def signbit(x: Any) -> Tensor:
+    """True where the sign bit is set, that of -0.0 included."""
+    x = as_tensor(x)
+    if not x.dtype.is_floating_point:
+        return binary(ops.less, x, 0)
+    wide = cast(x, dtypes.float64)
+    return ops.less(ops.bitcast(wide, dtype=dtypes.int64), wide.constant(0, dtype=dtypes.int64))
+
+
+@in_place
+@method("copysign")
+def copysign(x: Any, other: Any) -> Tensor:
+    """The size of x with the sign of other."""
+    a, b = floats_together("copysign", x, other)
+    return ops.where(ops.equal(signbit(a), signbit(b)), a, -a)
+
+
+@in_place
+@method("frac")
+def frac(x: Tensor) -> Tensor:
+    """The fractional part, x - trunc(x)."""
+    return x - ops.truncate(x)
+
+
+def _rounding(name: str, primitive: Primitive, meaning: str) -> Any:
+    def function(x: Any) -> Tensor:
+        x = as_tensor(x)
+        return primitive(x) if x.dtype.is_floating_point else x
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"{meaning}; integers stay as they are, the gradient is 0."
+    method(name)(function)
+    return in_place(function)
+
+
+floor = _rounding("floor", ops.floor, "The largest integer not above each element")
+ceil = _rounding("ceil", ops.ceil, "The smallest integer not below each element")
+trunc = _rounding("trunc", ops.truncate, "Each element without its fractional part")
+
+
+@in_place
+@method("round")
+def round(x: Any, *, decimals: int = 0) -> Tensor:
+    """The nearest integer, halves to even; or to a number of decimals.
+
+    >>> import avalon as av
+    >>> av.round(av.tensor([0.5, 1.5, 2.5]))
+    tensor([0., 2., 2.])
+    """
+    x = as_tensor(x)
+    if not x.dtype.is_floating_point:
+        return x
+    if decimals == 0:
+        return ops.round(x)
+    scale = x.constant(10.0 ** builtins.abs(decimals))
+    return ops.round(x * scale) / scale if decimals > 0 else ops.round(x / scale) * scale
+
+
+def _tighten(x: Tensor, limit: Any, upper: bool) -> Tensor:
+    """x kept on one side of `limit`, a number or a tensor of x's shape and dtype."""
+    if not isinstance(limit, Tensor):
+        limit = scalar(x, limit)
+        outside = ops.less(limit, x) if upper else ops.less(x, limit)
+        return ops.where(outside, limit, x)
+    outside = ops.less(limit, x) if upper else ops.less(x, limit)
+    return ops.where(outside | ops.not_equal(limit, limit), limit, x)  # a limit of NaN wins
+
+
+@in_place
+@method("clamp")
+def clamp(x: Any, min: Any = None, max: Any = None) -> Tensor:
+    """min(max(x, min), max); either limit may be a number, a tensor or absent.
+
+    The gradient is 1 at the limits; NaN stays NaN.
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.clamp.html
+
+    >>> import avalon as av
+    >>> av.clamp(av.tensor([-2.0, 0.5, 2.0]), min=-1, max=1)
+    tensor([-1.0000,  0.5000,  1.0000])
+    """
+    x = as_tensor(x)
+    if min is None and max is None:
+        raise RuntimeError("[clamp] needs min, max or both")
+    if isinstance(min, Tensor) or isinstance(max, Tensor):
+        given = [limit for limit in (min, max) if limit is not None]
+        x, *limits = together("clamp", x, *given)
+        min = limits[0] if min is not None else None
+        max = limits[-1] if max is not None else None
+    elif not x.dtype.is_floating_point and (isinstance(min, float) or isinstance(max, float)):
+        x = floating(x)
+    if min is not None:
+        x = _tighten(x, min, upper=False)
+    return x if max is None else _tighten(x, max, upper=True)
+
+
+clip = in_place(method("clip")(clamp), "clip")
+
+
+@in_place
+@method("clamp_min")
+def clamp_min(x: Any, min: Any) -> Tensor:
+    """max(x, min)."""
+    return clamp(x, min=min)
+
+
+@in_place
+@method("clamp_max")
+def clamp_max(x: Any, max: Any) -> Tensor:
+    """min(x, max)."""
+    return clamp(x, max=max)
+
+
+@in_place
+@method("lerp")
+def lerp(x: Tensor, end: Tensor, weight: Any) -> Tensor:
+    """x + weight * (end - x), computed from the nearer end."""
+    x, end, weight = together("lerp", x, end, weight)
+    step = end - x
+    near_start = x + weight * step
+    near_end = end - step * (x.constant(1) - weight)
+    return ops.where(ops.less(ops.absolute(weight), x.constant(0.5)), near_start, near_end)
+
+
+@method("addcmul")
+def addcmul(x: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = 1) -> Tensor:
+    """x + value * tensor1 * tensor2."""
+    return x + _scaled(tensor1, value) * tensor2
+
+
+@method("addcdiv")
+def addcdiv(x: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = 1) -> Tensor:
+    """x + value * tensor1 / tensor2."""
+    return x + _scaled(tensor1, value) / tensor2
+
+
+@in_place
+@method("nan_to_num")
+def nan_to_num(
+    x: Any, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
+) -> Tensor:
+    """x with NaN and infinities replaced, by 0 and the type's largest numbers unless given."""
+    x = as_tensor(x)
+    if not x.dtype.is_floating_point:
+        return x
+    largest = dtypes.finfo(x.dtype).max
+    infinity = x.constant(math.inf)
+    x = ops.where(ops.not_equal(x, x), scalar(x, nan), x)
+    x = ops.where(ops.equal(x, infinity), scalar(x, largest if posinf is None else posinf), x)
+    return ops.where(ops.equal(x, -infinity), scalar(x, -largest if neginf is None else neginf), x)
+
+
+@method("maximum")
+def maximum(x: Any, other: Any) -> Tensor:
+    """The larger of two elements; NaN wins, ties share the gradient."""
+    return binary(ops.maximum, x, other)
+
+
+@method("minimum")
+def minimum(x: Any, other: Any) -> Tensor:
+    """The smaller of two elements; NaN wins, ties share the gradient."""
+    return binary(ops.minimum, x, other)
+
+
+@method("fmax")
+def fmax(x: Any, other: Any) -> Tensor:
+    """The larger of two elements; a NaN loses to a number, the first wins ties."""
+    a, b = together("fmax", x, other)
+    return ops.where(ops.less_equal(b, a) | ops.not_equal(b, b), a, b)
+
+
+@method("fmin")
+def fmin(x: Any, other: Any) -> Tensor:
+    """The smaller of two elements; a NaN loses to a number, the first wins ties."""
+    a, b = together("fmin", x, other)
+    return ops.where(ops.less_equal(a, b) | ops.not_equal(b, b), a, b)
+
+
+@in_place
+@method("erfc")
+def erfc(x: Any) -> Tensor:
+    """1 - erf(x)."""
+    x = floating(x)
+    return x.constant(1) - ops.erf(x)
+
+
+@in_place
+@method("logit")
+def logit(x: Any, eps: float | None = None) -> Tensor:
+    """log(x / (1 - x)), with x limited to [eps, 1 - eps] if eps is given."""
+    x = floating(x)
+    if eps is not None:
+        x = clamp(x, eps, 1 - eps)
+    return ops.log(x / (x.constant(1) - x))
+
+
+@in_place
+@method("xlogy")
+def xlogy(x: Any, other: Any) -> Tensor:
+    """x * log(other), and 0 where x is 0."""
+    a, b = floats_together("xlogy", x, other)
+    zero = a.constant(0)
+    absent = ops.equal(a, zero) & ops.equal(b, b)
+    return ops.where(absent, zero, a * ops.log(ops.where(absent, a.constant(1), b)))
+
+
+absolute = alias("absolute", abs)
+negative = alias("negative", neg)
+subtract = alias("subtract", sub)
+multiply = alias("multiply", mul)
+divide = alias("divide", div)
+fix = alias("fix", trunc)
+true_divide = alias("true_divide", div)

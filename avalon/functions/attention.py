@@ -1,0 +1,79 @@
+"""Scaled dot-product attention.
+
+Comes in: queries (..., L, E), keys (..., S, E), values (..., S, V). Goes out: (..., L, V). Guaranteed:
+softmax from the scores minus their largest; a row whose mask excludes everything gives zeros.
+"""
+
+from __future__ import annotations
+
+import math
+
+from avalon import ops
+from avalon.errors import DTypeError, ShapeError
+from avalon.functions.activation import softmax
+from avalon.functions.linear import dropout
+from avalon.functions.linear_algebra import matmul
+from avalon.functions.support import broadcast, dtypes, iota, spread
+from avalon.shape import broadcast_shapes
+from avalon.tensor import Tensor
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(query @ key.T * scale + mask) @ value; scale is 1 / sqrt(E) unless given.
+
+    `attn_mask` is True where attention is allowed, or is added to the scores. With `is_causal`, row i sees
+    the first i + 1 keys. With `enable_gqa`, heads (axis -3) of keys and values are shared.
+    Source:
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html
+
+    Raises:
+        ShapeError: sizes do not fit, or a mask is given together with is_causal.
+    """
+    operation = "scaled_dot_product_attention"
+    if attn_mask is not None and is_causal:
+        raise ShapeError(f"[{operation}] give attn_mask or is_causal=True, not both")
+    if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        raise ShapeError(
+            f"[{operation}] query {tuple(query.shape)}, key {tuple(key.shape)} and value "
+            f"{tuple(value.shape)}: query and key must agree in the last size, key and value in the "
+            "last but one"
+        )
+    if enable_gqa:
+        repeats = query.shape[-3] // key.shape[-3]
+        key, value = (x.repeat_interleave(repeats, -3) for x in (key, value))
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    swap = (*range(key.ndim - 2), key.ndim - 1, key.ndim - 2)
+    scores = matmul(query * factor, ops.transpose(key, permutation=swap))
+    shape = tuple(scores.shape)
+    allowed: Tensor | None = None
+    if is_causal:
+        allowed = ops.less_equal(iota(shape, len(shape) - 1), iota(shape, len(shape) - 2))
+    elif attn_mask is not None and attn_mask.dtype is dtypes.bool_:
+        broadcast_shapes(operation, shape, tuple(attn_mask.shape))
+        allowed = broadcast(attn_mask, shape)
+    elif attn_mask is not None:
+        if attn_mask.dtype is not query.dtype:
+            raise DTypeError(
+                f"[{operation}] attn_mask must be bool or {query.dtype!r}, got {attn_mask.dtype!r}"
+            )
+        scores = scores + attn_mask
+    if allowed is not None:
+        scores = ops.where(allowed, scores, scores.constant(-math.inf))
+    if allowed is None or is_causal:
+        weights = softmax(scores, dim=-1)
+    else:
+        axis = scores.ndim - 1
+        some = spread(ops.reduce_max(allowed, axes=(axis,)), shape, (axis,))
+        safe = ops.where(some, scores, scores.constant(0))
+        weights = softmax(safe, dim=-1)
+        weights = ops.where(some, weights, weights.constant(0))
+    return matmul(dropout(weights, dropout_p, training=dropout_p > 0), value)
