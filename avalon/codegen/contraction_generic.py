@@ -110,7 +110,8 @@ def generic_kernel(
                     emit.multiply(panel.index, lanes.width),
                 )
                 is_first = emit.equal(number.index, first)
-                add_into(emit, tile, place, _UNIT, found, is_first)
+                parts = [row * _UNIT for row in range(rows.width)]
+                add_into(emit, tile, place, parts, found, is_first)
         _store(emit, problem, stored, group, span, rows, lanes, tile)
     return Kernel(emit.symbol, emit.finish(), scratch.size)
 

@@ -78,17 +78,19 @@ def add_into(
     emit: Emit,
     tile: Pointer,
     first: Index,
-    row_stride: int,
+    parts: Sequence[int],
     found: list[list[Value]],
     is_first: Value | bool,
 ) -> None:
-    """Add the sums of a block to those of the blocks before it, or start with them."""
+    """Add the sums of a block to those of the blocks before it, or start with them. Row i of the
+    tile is kept at `first` + `parts[i]`.
+    """
     dtype, width = found[0][0].dtype, found[0][0].lanes
     # x + -0 is x for every x, +0 and -0 alike; integers start from 0.
     nothing = emit.constant(-0.0 if dtype.is_floating_point else 0, dtype, width)
-    for row, vectors in enumerate(found):
+    for part, vectors in zip(parts, found, strict=True):
         for column, vector in enumerate(vectors):
-            place = emit.add(emit.index(first), row * row_stride + column * width)
+            place = emit.add(emit.index(first), part + column * width)
             if is_first is not True:
                 before = emit.load(tile, place, dtype, width)
                 if isinstance(is_first, Value):

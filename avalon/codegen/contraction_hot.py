@@ -1,0 +1,337 @@
+"""The kernel of one contraction with its sizes as constants, and the work after it fused in.
+
+Comes in: a `Problem` of known numbers, a `Schedule`, the slots of x, w and y, and, if asked, an
+epilogue. Goes out: a kernel. Guaranteed: the same bits for every schedule.
+
+A unit of work computes a box of y: for every block of the sum it packs what it needs of both
+operands, runs the tile over the box, and adds the block's sums to those before, in private memory.
+Then a loop over that memory hands the finished elements to the epilogue, lanes along y's last axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import ceil, prod
+
+from avalon import dtype as dtypes
+from avalon.codegen.contraction_pack import Block, Scratch, quotient, split
+from avalon.codegen.contraction_problem import Problem, known
+from avalon.codegen.contraction_sides import DirectSide, Operand, PackedSide
+from avalon.codegen.contraction_tile import Stream, add_into, lanes_of, summed_in, sums
+from avalon.codegen.contraction_window import Box, WindowLanes, WindowRows, WindowSide
+from avalon.codegen.emit import Emit, Index, Pointer, Value
+from avalon.codegen.target import Target
+from avalon.dtype import DType
+from avalon.runtime.plan import Kernel
+
+# (emit, value, index of the first lane's element, lane axis, mask of the lanes that exist or None)
+Epilogue = Callable[[Emit, Value, tuple[Value, ...], int, Value | None], None]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a contraction is cut.
+
+    Attributes:
+        x_in_lanes: whether the lanes run along x's parts (and the rows along w's) or the reverse.
+        rows, vectors: the tile of sums in registers.
+        x_unit: parts of x in a unit of work, where they lie on one axis: a matrix product.
+        box: the box of output positions in a unit, instead, for a convolution.
+        w_unit: parts of w in a unit.
+        tile: the smaller box that is a tile, where positions are rows.
+        is_flat: whether lanes run on from one row of positions to the next.
+        pack_rows, pack_lanes: whether an operand with one axis of parts is copied into panels.
+        resident: whether the packed lanes of all blocks stay until a unit needs others.
+    """
+
+    x_in_lanes: bool
+    rows: int
+    vectors: int
+    w_unit: int
+    x_unit: int = 0
+    box: Box | None = None
+    tile: Box | None = None
+    is_flat: bool = False
+    pack_rows: bool = False
+    pack_lanes: bool = True
+    resident: bool = False
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where a kernel finds x, w and y among its arguments."""
+
+    x: int
+    w: int
+    y: int
+
+
+def groups_of(problem: Problem, schedule: Schedule) -> tuple[list[int], int]:
+    """How many units lie along each axis of x's parts, and along w's."""
+    w_groups = ceil(known(problem.channels) / schedule.w_unit)
+    if schedule.box is None:
+        return [ceil(known(problem.images) / schedule.x_unit)], w_groups
+    extents = (known(problem.images), *map(known, problem.outputs))
+    return [ceil(n / size) for n, size in zip(extents, schedule.box, strict=True)], w_groups
+
+
+def units(problem: Problem, schedule: Schedule) -> int:
+    """Units of work."""
+    x_groups, w_groups = groups_of(problem, schedule)
+    return known(problem.groups) * problem.blocks.spans * w_groups * prod(x_groups)
+
+
+AnySide = PackedSide | DirectSide | WindowRows | WindowLanes
+
+
+class HotKernel:
+    """Builds the kernel; `build` does it all."""
+
+    def __init__(
+        self, symbol: str, target: Target, dtype: DType, problem: Problem, schedule: Schedule,
+        slots: Slots, rank: int, epilogue: Epilogue | None, is_partial: bool,
+    ) -> None:  # fmt: skip
+        self.emit = emit = Emit(symbol, target)
+        self.problem, self.schedule, self.slots, self.rank = problem, schedule, slots, rank
+        self.epilogue = epilogue
+        self.held, self.width = summed_in(dtype), lanes_of(target, dtype)
+        self.stored = self.held if is_partial else dtype
+        self.scratch = scratch = Scratch(emit)
+        x_side = self._window(dtype) if schedule.box else self._axis_side(True, dtype)
+        w_side = self._axis_side(False, dtype)
+        self.x_side, self.w_side = x_side, w_side
+        self.lanes: AnySide = x_side if schedule.x_in_lanes else w_side
+        self.rows: AnySide = w_side if schedule.x_in_lanes else x_side
+        self.stride = -(-self.lanes.count // self.width) * self.width
+        # A square of lanes may be read from the last rows on.
+        self.tile = scratch.reserve((self.rows.count + self.width) * self.stride, self.held)
+        # The lanes run along y's last axis, or are turned to do so.
+        self.turns = schedule.x_in_lanes is (schedule.box is None)
+        self.turned_stride = -(-self.rows.count // self.width) * self.width
+        if self.turns:
+            self.turned = scratch.reserve(self.stride * self.turned_stride, self.held)
+
+    def _axis_side(self, is_x: bool, dtype: DType) -> PackedSide | DirectSide:
+        emit, problem, schedule = self.emit, self.problem, self.schedule
+        operand = Operand.of(problem, is_x, self.slots.x if is_x else self.slots.w, dtype)
+        in_lanes = is_x is schedule.x_in_lanes
+        width = schedule.vectors * self.width if in_lanes else schedule.rows
+        unit = schedule.x_unit if is_x else schedule.w_unit
+        arguments = (emit, self.scratch, operand, problem, self.width, width, unit)
+        if schedule.pack_lanes if in_lanes else schedule.pack_rows:
+            return PackedSide(*arguments, resident=in_lanes and schedule.resident)
+        return DirectSide(*arguments)
+
+    def _window(self, dtype: DType) -> WindowRows | WindowLanes:
+        schedule = self.schedule
+        assert schedule.box is not None
+        arguments = (
+            self.emit, self.scratch, self.problem, self.slots.x, dtype, self.width, schedule.box
+        )  # fmt: skip
+        if schedule.x_in_lanes:
+            return WindowLanes(*arguments, schedule.vectors, schedule.is_flat)
+        assert schedule.tile is not None
+        return WindowRows(*arguments, schedule.tile)
+
+    def build(self) -> Kernel:
+        """Write the kernel."""
+        emit, problem, schedule = self.emit, self.problem, self.schedule
+        self.rows.begin()
+        self.lanes.begin()
+        groups = known(problem.groups)
+        x_groups, w_groups = groups_of(problem, schedule)
+        with emit.loop(
+            emit.begin, emit.end, carried=(emit.constant(-1, dtypes.int64),)
+        ) as unit:
+            # Neighbouring units share what may stay packed.
+            outer = (groups, w_groups) if not schedule.x_in_lanes else (groups, *x_groups)
+            inner = x_groups if not schedule.x_in_lanes else [w_groups]
+            span, group, *where = split(emit, unit.index, *outer, *inner)
+            w_at = where.pop() if schedule.x_in_lanes else where.pop(0)
+            w_start = emit.multiply(w_at, schedule.w_unit)
+            self.w_side.begin_unit(group, w_start)
+            x_starts = self._begin_x(group, where)
+            first = emit.multiply(span, known(problem.per_span))
+            total = emit.constant(problem.blocks.total, dtypes.int64)
+            last = emit.minimum(emit.add(first, known(problem.per_span)), total)
+            if problem.blocks.spans == 1:
+                first, last = emit.constant(0, dtypes.int64), total
+            if schedule.resident:
+                assert isinstance(self.lanes, PackedSide)
+                key = quotient(emit, unit.index, prod(inner))
+                with (
+                    emit.if_(emit.not_equal(key, unit.values[0])),
+                    emit.loop(first, last) as number,
+                ):
+                    kept = emit.subtract(number.index, first)
+                    self.lanes.begin_block(self._block(number.index), kept)
+                unit.next(key)
+            self._sum(first, last)
+            self._finish(span, group, w_start, x_starts)
+        return Kernel(emit.symbol, emit.finish(), self.scratch.size)
+
+    def _begin_x(self, group: Value, where: list[Value]) -> list[Value]:
+        """Turn to the unit's parts of x; returns where they start."""
+        emit = self.emit
+        if isinstance(self.x_side, WindowSide):
+            starts = [
+                emit.multiply(at, size) for at, size in zip(where, self.x_side.unit, strict=True)
+            ]
+            self.x_side.begin_unit(group, starts)
+            return starts
+        start = emit.multiply(where[0], self.schedule.x_unit)
+        self.x_side.begin_unit(group, start)
+        return [start]
+
+    def _block(self, number: Value) -> Block:
+        """The block with this number."""
+        emit, problem = self.emit, self.problem
+        starts, count = [], emit.constant(1, dtypes.int64)
+        extents = (problem.depth, *problem.taps)
+        numbers = split(emit, number, *problem.counts[1:])
+        for position, length, extent in zip(numbers, problem.lengths, extents, strict=True):
+            start = emit.multiply(position, known(length))
+            if known(extent) % max(known(length), 1):
+                rest = emit.subtract(emit.constant(known(extent), dtypes.int64), start)
+                count = emit.multiply(count, emit.minimum(rest, emit.index(length)))
+            else:
+                count = emit.multiply(count, known(length))
+            starts.append(start)
+        return Block((starts[0], starts[1], starts[2], starts[3]), count)
+
+    def _sum(self, first: Value, last: Value) -> None:
+        """Fill the tile memory with the unit's sums."""
+        emit, width = self.emit, self.width
+        if self.problem.blocks.total == 0:
+            zero = emit.constant(0, self.held, width)
+            with emit.loop(0, self.rows.count * self.stride, width) as i:
+                emit.store(self.tile, i.index, zero)
+            return
+        with emit.loop(first, last, nonempty=True) as number:
+            block = self._block(number.index)
+            if self.schedule.resident:
+                assert isinstance(self.lanes, PackedSide)
+                self.lanes.turn_to(emit.subtract(number.index, first))
+            else:
+                self.lanes.begin_block(block)
+            self.rows.begin_block(block)
+            is_first: Value | bool = True
+            if known(self.problem.per_span) > 1:
+                is_first = emit.equal(number.index, first)
+            with self.lanes.tiles() as (panel, column):
+                self._sum_panel(block, panel, column, is_first)
+
+    def _sum_panel(
+        self, block: Block, panel: Value, column: Value, is_first: Value | bool
+    ) -> None:
+        emit = self.emit
+        vectors = _stream(self.lanes, panel, self.width)
+        with self.rows.tiles() as (source, row):
+            scalars = _stream(self.rows, source, 1)
+            rows: Sequence[int] = range(len(scalars.parts))
+            if isinstance(self.rows, WindowRows):
+                rows = self.rows.rows
+            found = sums(
+                emit, self.held, self.width, block.count, vectors, scalars, nonempty=True
+            )
+            at = emit.add(column, emit.multiply(row, self.stride))
+            add_into(emit, self.tile, at, [row * self.stride for row in rows], found, is_first)
+
+    def _finish(
+        self, span: Value, group: Value, w_start: Value, x_starts: list[Value]
+    ) -> None:
+        """Hand over the unit's elements."""
+        emit, problem = self.emit, self.problem
+        source, stride = self.tile, self.stride
+        if self.turns:
+            self._turn()
+            source, stride = self.turned, self.turned_stride
+        w_side = self.w_side
+        if not isinstance(self.x_side, WindowSide):
+            with emit.loop(0, self.x_side.valid, nonempty=True) as row:
+                at = emit.multiply(self.x_side.stored_row(row.index), stride)
+                pair = (group, emit.add(x_starts[0], row.index))
+                self._store_run(span, source, at, pair, w_start, w_side.valid)
+            return
+        valid = []
+        extents = (problem.images, *problem.outputs)
+        for size, extent, start in zip(
+            self.x_side.unit, map(known, extents), x_starts, strict=True
+        ):
+            count = emit.constant(min(size, extent), dtypes.int64)
+            if extent % size and extent > size:
+                rest = emit.subtract(emit.constant(extent, dtypes.int64), start)
+                count = emit.minimum(rest, count)
+            valid.append(count)
+        with ExitStack() as nest:
+            channel = nest.enter_context(emit.loop(0, w_side.valid, nonempty=True)).index
+            at = emit.multiply(w_side.stored_row(channel), stride)
+            where = []
+            for axis in range(3):
+                i = nest.enter_context(emit.loop(0, valid[axis], nonempty=True)).index
+                at = emit.add(at, emit.multiply(i, self.x_side.grid[axis]))
+                where.append(emit.add(x_starts[axis], i))
+            image, *positions = where
+            index = (group, image, emit.add(w_start, channel), *positions)
+            self._store_run(span, source, at, index, x_starts[3], valid[3])
+
+    def _turn(self) -> None:
+        """Transpose the tile memory, so that y's last axis lies along the lanes."""
+        emit, width, stride = self.emit, self.width, self.stride
+        with (
+            emit.loop(0, self.rows.count, width, nonempty=True) as row,
+            emit.loop(0, stride, width, nonempty=True) as lane,
+        ):
+            at = emit.add(emit.multiply(row.index, stride), lane.index)
+            square = [
+                emit.load(self.tile, emit.add(at, i * stride), self.held, width)
+                for i in range(width)
+            ]
+            at = emit.add(emit.multiply(lane.index, self.turned_stride), row.index)
+            for i, column in enumerate(emit.transpose(square)):
+                emit.store(self.turned, emit.add(at, i * self.turned_stride), column)
+
+    def _store_run(
+        self, span: Value, source: Pointer, at: Value, index: tuple[Value, ...], start: Value,
+        count: Value,
+    ) -> None:  # fmt: skip
+        """Hand over `count` neighbours of y's last axis from `start` on."""
+        emit, width = self.emit, self.width
+        with emit.loop(0, count, width, nonempty=True) as lane:
+            exact = isinstance(count.number, int) and count.number % width == 0
+            rest = emit.subtract(count, lane.index)
+            mask = None if exact else emit.mask_below(rest, width)
+            value = emit.load(source, emit.add(at, lane.index), self.held, width)
+            value = emit.cast(value, self.stored)
+            whole = (*index, emit.add(start, lane.index))
+            if self.epilogue is None:
+                self._store(span, value, whole, mask)
+            else:
+                logical = whole if self.rank == 0 else (*whole[:3], *whole[6 - self.rank :])
+                self.epilogue(emit, value, logical, len(logical) - 1, mask)
+
+    def _store(
+        self, span: Value, value: Value, index: tuple[Value, ...], mask: Value | None
+    ) -> None:
+        emit, problem = self.emit, self.problem
+        strides: tuple[Index, ...] = problem.y_strides
+        place = emit.add(emit.multiply(span, known(problem.span_stride)), known(problem.y_offset))
+        for i, stride in zip(index, strides, strict=False):
+            place = emit.add(place, emit.multiply(i, known(stride)))
+        step = known(strides[len(index) - 1])
+        pointer = emit.pointer(self.slots.y)
+        if step == 1:
+            emit.store(pointer, place, value, mask)
+            return
+        base = emit.offset(pointer, place, self.stored)
+        apart = emit.constant(step, dtypes.int64, value.lanes)
+        emit.scatter(base, emit.multiply(emit.iota(value.lanes), apart), value, mask)
+
+
+def _stream(side: AnySide, place: Value, step: int) -> Stream:
+    """What the innermost loop reads of one tile; parts on one axis are taken `step` at a time."""
+    if isinstance(side, WindowSide):
+        return side.stream(place)
+    return side.stream(place, step)

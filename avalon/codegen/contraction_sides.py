@@ -1,0 +1,304 @@
+"""Operands of a specialised contraction whose parts lie on one axis: read in place, or packed.
+
+Comes in: a `Problem` of known numbers, one of its operands, and how its parts are cut into tiles.
+Goes out: `Stream`s for the innermost loop. Guaranteed: a part past the last is read as some other
+part, never as memory outside the operand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from math import prod
+
+from avalon import dtype as dtypes
+from avalon.codegen.contraction_pack import Block, Scratch, pieces, quotient
+from avalon.codegen.contraction_problem import Problem, known
+from avalon.codegen.contraction_tile import Stream, summed_in
+from avalon.codegen.emit import Emit, Index, Value
+from avalon.dtype import DType
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One operand of a problem with one axis of parts: x of a matrix product, or w.
+
+    `strides` are those of the parts and of the sum's four axes.
+    """
+
+    slot: int
+    dtype: DType
+    offset: int
+    group_stride: int
+    strides: tuple[int, int, int, int, int]
+    parts: int
+
+    @staticmethod
+    def of(problem: Problem, is_x: bool, slot: int, dtype: DType) -> Operand:
+        """Take x or w out of a problem."""
+        strides = problem.x_strides if is_x else problem.w_strides
+        group, part, *summed = map(known, strides)
+        offset = problem.x_offset if is_x else problem.w_offset
+        parts = problem.images if is_x else problem.channels
+        a, b, c, d = summed
+        return Operand(slot, dtype, known(offset), group, (part, a, b, c, d), known(parts))
+
+
+def runs(lengths: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """Axes of a block as (length, stride), outermost first, those merged that one stride walks."""
+    merged: list[tuple[int, int]] = []
+    for length, stride in zip(reversed(lengths), reversed(strides), strict=True):
+        if length == 1:
+            continue
+        if merged and stride == merged[-1][0] * merged[-1][1]:
+            merged[-1] = (merged[-1][0] * length, merged[-1][1])
+        else:
+            merged.append((length, stride))
+    return merged[::-1] or [(1, 1)]
+
+
+class Steps:
+    """Where the steps of a block are: at multiples of one stride, or in a table made once a
+    call."""
+
+    def __init__(
+        self, emit: Emit, scratch: Scratch, lengths: Sequence[int], strides: Sequence[int],
+        across: Callable[[Value], Value] | None = None,
+    ) -> None:  # fmt: skip
+        self.emit, self.across = emit, across
+        self.runs = runs(lengths, strides)
+        self.axes = self.runs if across is None else list(zip(lengths, strides, strict=True))
+        is_even = len(self.axes) == 1
+        self.step = self.runs[0][1] if is_even else 0
+        self.table = None if is_even else scratch.reserve(prod(lengths), dtypes.int64)
+
+    def begin(self) -> None:
+        """Fill the table."""
+        if self.table is None:
+            return
+        emit = self.emit
+        with ExitStack() as nest:
+            place = number = emit.constant(0, dtypes.int64)
+            for axis, (length, stride) in enumerate(self.axes):
+                loop = nest.enter_context(emit.loop(0, length))
+                moved = emit.multiply(loop.index, stride)
+                if self.across is not None and axis == len(self.axes) - 1:
+                    moved = self.across(moved)
+                place = emit.add(place, moved)
+                number = emit.add(emit.multiply(number, length), loop.index)
+            emit.store(self.table, number, place)
+
+    def at(self, k: Value) -> Value:
+        """The place of step `k`."""
+        if self.table is not None:
+            return self.emit.load(self.table, k, dtypes.int64)
+        return self.emit.multiply(k, self.step)
+
+
+class AxisSide:
+    """Parts along one axis, `width` in a tile; `unit` of them in a unit of work."""
+
+    def __init__(
+        self, emit: Emit, scratch: Scratch, operand: Operand, problem: Problem, lanes: int,
+        width: int, unit: int,
+    ) -> None:  # fmt: skip
+        self.emit, self.operand, self.problem = emit, operand, problem
+        self.lanes, self.width, self.unit = lanes, width, unit
+        self.source = emit.pointer(operand.slot)
+        self.lengths = [known(length) for length in problem.lengths]
+        self.steps = Steps(emit, scratch, self.lengths, operand.strides[1:])
+        self.place = self.first = emit.constant(0, dtypes.int64)
+        self.valid = emit.constant(min(unit, operand.parts), dtypes.int64)
+        self.count = -(-unit // width) * width
+
+    def begin(self) -> None:
+        """Prepare what serves the whole call."""
+        self.steps.begin()
+
+    def begin_unit(self, group: Value, first: Value) -> None:
+        """Turn to the parts from `first` on."""
+        emit, operand = self.emit, self.operand
+        self.first = first
+        if operand.parts % self.unit and operand.parts > self.unit:
+            rest = emit.subtract(emit.constant(operand.parts, dtypes.int64), first)
+            self.valid = emit.minimum(rest, emit.constant(self.unit, dtypes.int64))
+        place = emit.add(emit.multiply(group, operand.group_stride), operand.offset)
+        self.place = emit.add(place, emit.multiply(first, operand.strides[0]))
+
+    def at_block(self, block: Block) -> Value:
+        """Where the block's first element of the unit's first part is."""
+        emit, place = self.emit, self.place
+        for start, stride in zip(block.start, self.operand.strides[1:], strict=True):
+            place = emit.add(place, emit.multiply(start, stride))
+        return place
+
+
+class DirectSide(AxisSide):
+    """Reads the operand in place. The last tile of a unit starts early enough to end with the
+    parts; its sums are kept where a tile that starts in time would keep them.
+    """
+
+    def begin_block(self, block: Block) -> None:
+        self.block_place = self.at_block(block)
+
+    @contextmanager
+    def tiles(self) -> Iterator[tuple[Value, Value]]:
+        """All tiles: the place of the first part, and where its sums are kept."""
+        emit = self.emit
+        with emit.loop(0, pieces(emit, self.valid, self.width), nonempty=True) as tile:
+            kept = start = emit.multiply(tile.index, self.width)
+            last = emit.subtract(self.valid, self.width)
+            if not (isinstance(self.valid.number, int) and self.valid.number % self.width == 0):
+                start = emit.minimum(start, last)
+            moved = emit.multiply(start, self.operand.strides[0])
+            yield emit.add(self.block_place, moved), kept
+
+    def stored_row(self, row: Value) -> Value:
+        """The row of the tile memory that holds part `row` of the unit."""
+        emit = self.emit
+        tiles = pieces(emit, self.valid, self.width)
+        late = emit.subtract(emit.multiply(tiles, self.width), self.valid)
+        if late.number == 0:
+            return row
+        is_last = emit.less_equal(emit.multiply(emit.subtract(tiles, 1), self.width), row)
+        return emit.add(row, emit.where(is_last, late, emit.constant(0, dtypes.int64)))
+
+    def stream(self, place: Value, step: int) -> Stream:
+        stride = self.operand.strides[0]
+        parts = [part * stride for part in range(0, self.width, step)]
+        return Stream(self.source, place, parts, self.steps.step, self.steps.table)
+
+
+class PackedSide(AxisSide):
+    """Packs tiles of parts: those of one step side by side, rounded up to whole vectors.
+
+    `resident` keeps all blocks of a unit's parts, so that units with the same parts pack once.
+    """
+
+    def __init__(
+        self, emit: Emit, scratch: Scratch, operand: Operand, problem: Problem, lanes: int,
+        width: int, unit: int, resident: bool,
+    ) -> None:  # fmt: skip
+        super().__init__(emit, scratch, operand, problem, lanes, width, unit)
+        self.stored = -(-width // lanes) * lanes
+        self.longest = prod(self.lengths)
+        self.resident = resident
+        blocks = problem.blocks.per_span if resident else 1
+        tiles = -(-unit // width)
+        # A transposed run writes whole squares of lanes, past the panel's last step.
+        self.panel = (self.longest + lanes) * self.stored
+        self.block_size = tiles * self.panel
+        self.panels = scratch.reserve(blocks * self.block_size, summed_in(operand.dtype))
+        self.target = emit.constant(0, dtypes.int64)
+
+    def begin_block(self, block: Block, kept: Value | None = None) -> None:
+        """Pack a block, as number `kept` of those that stay, and turn to it."""
+        emit = self.emit
+        if kept is not None:
+            self.target = emit.multiply(kept, self.block_size)
+        place = self.at_block(block)
+        with emit.loop(0, pieces(emit, self.valid, self.width), nonempty=True) as tile:
+            target = emit.add(self.target, emit.multiply(tile.index, self.panel))
+            start = emit.multiply(tile.index, self.width)
+            if self.operand.strides[0] == 1:
+                self._copy(emit.add(place, start), start, target, block.count)
+            elif self.steps.runs[-1][1] == 1 and self.steps.runs[-1][0] >= self.lanes // 2:
+                self._turn(place, start, target, block.count)
+            else:
+                self._gather(place, start, target, block.count)
+
+    def turn_to(self, kept: Value) -> None:
+        """Read block `kept` of those that stay."""
+        self.target = self.emit.multiply(kept, self.block_size)
+
+    def _vectors(self) -> range:
+        return range(0, self.stored, self.lanes)
+
+    def _mask(self, start: Value) -> Value | None:
+        """The lanes of a vector that hold parts; None if all do."""
+        number = self.valid.number
+        if isinstance(number, int) and number % self.stored == 0 and self.width == self.stored:
+            return None
+        return self.emit.mask_below(self.emit.subtract(self.valid, start), self.lanes)
+
+    def _copy(self, place: Value, start: Value, target: Value, count: Value) -> None:
+        """Parts that are neighbours: a step is a few loads and stores."""
+        emit, held = self.emit, summed_in(self.operand.dtype)
+        masks = [self._mask(emit.add(start, vector)) for vector in self._vectors()]
+        with emit.loop(0, count, nonempty=True) as k:
+            source = emit.add(place, self.steps.at(k.index))
+            at = emit.add(target, emit.multiply(k.index, self.stored))
+            for vector, mask in zip(self._vectors(), masks, strict=True):
+                value = emit.load(
+                    self.source, emit.add(source, vector), self.operand.dtype, self.lanes, mask
+                )
+                emit.store(self.panels, emit.add(at, vector), emit.cast(value, held))
+
+    def _turn(self, place: Value, start: Value, target: Value, count: Value) -> None:
+        """Steps that are neighbours: squares of parts and steps are transposed in registers."""
+        emit, lanes = self.emit, self.lanes
+        held = summed_in(self.operand.dtype)
+        inner = prod(length for length, _ in self.steps.runs[1:])
+        extents: list[Index] = [quotient(emit, count, inner), *(n for n, _ in self.steps.runs[1:])]
+        last_part = emit.subtract(self.valid, 1)
+        for vector in self._vectors():
+            rows = []
+            for lane in range(lanes):
+                part = emit.minimum(emit.add(start, vector + lane), last_part)
+                rows.append(emit.add(place, emit.multiply(part, self.operand.strides[0])))
+            with ExitStack() as nest:
+                moved = number = emit.constant(0, dtypes.int64)
+                for extent, (_, stride) in zip(extents[:-1], self.steps.runs[:-1], strict=True):
+                    loop = nest.enter_context(emit.loop(0, extent))
+                    moved = emit.add(moved, emit.multiply(loop.index, stride))
+                    number = emit.add(emit.multiply(number, emit.index(extent)), loop.index)
+                extent = emit.index(extents[-1])
+                number = emit.multiply(number, extent)
+                k = nest.enter_context(emit.loop(0, extent, lanes, nonempty=True))
+                rest = emit.subtract(extent, k.index)
+                exact = isinstance(extent.number, int) and extent.number % lanes == 0
+                mask = None if exact else emit.mask_below(rest, lanes)
+                moved = emit.add(moved, k.index)
+                square = [
+                    emit.load(self.source, emit.add(row, moved), self.operand.dtype, lanes, mask)
+                    for row in rows
+                ]
+                at = emit.add(
+                    emit.add(target, vector),
+                    emit.multiply(emit.add(number, k.index), self.stored),
+                )
+                columns = emit.transpose([emit.cast(value, held) for value in square])
+                for step, column in enumerate(columns):
+                    emit.store(self.panels, emit.add(at, step * self.stored), column)
+
+    def _gather(self, place: Value, start: Value, target: Value, count: Value) -> None:
+        """Nothing is a neighbour."""
+        emit, lanes, held = self.emit, self.lanes, summed_in(self.operand.dtype)
+        distances = [lane * self.operand.strides[0] for lane in range(lanes)]
+        apart = emit.constants(distances, dtypes.int64)
+        for vector in self._vectors():
+            first = emit.add(start, vector)
+            mask = self._mask(first)
+            moved = emit.add(place, emit.multiply(first, self.operand.strides[0]))
+            with emit.loop(0, count, nonempty=True) as k:
+                base = emit.offset(
+                    self.source, emit.add(moved, self.steps.at(k.index)), self.operand.dtype
+                )
+                value = emit.gather(base, apart, self.operand.dtype, mask)
+                at = emit.add(emit.add(target, vector), emit.multiply(k.index, self.stored))
+                emit.store(self.panels, at, emit.cast(value, held))
+
+    @contextmanager
+    def tiles(self) -> Iterator[tuple[Value, Value]]:
+        """All tiles: the place of the panel, and where its sums are kept."""
+        emit = self.emit
+        with emit.loop(0, pieces(emit, self.valid, self.width), nonempty=True) as tile:
+            place = emit.add(self.target, emit.multiply(tile.index, self.panel))
+            yield place, emit.multiply(tile.index, self.width)
+
+    def stored_row(self, row: Value) -> Value:
+        return row
+
+    def stream(self, place: Value, step: int) -> Stream:
+        return Stream(self.panels, place, range(0, self.width, step), self.stored)
