@@ -1,7 +1,8 @@
 """The compiler on one page: the ordered, named passes from a Graph to a Program.
 
-Comes in: a graph and a tier. Goes out: a loaded `Program`. Guaranteed: every tier gives the same bits;
-`show` prints what each named pass made of it, and `skip` leaves passes out that change speed only.
+Comes in: a graph and a tier. Goes out: a loaded `Program`. Guaranteed: every tier gives the same
+bits; `show` prints what each named pass made of it, and `skip` leaves passes out that change speed
+only.
 
 - "plain": one kernel a call, no passes. Slow, simple, and the judge of the others.
 - "cold": one kernel a call, which serves every shape and is built once; movements are read through.
@@ -11,10 +12,13 @@ Comes in: a graph and a tier. Goes out: a loaded `Program`. Guaranteed: every ti
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from time import perf_counter
 
 from avalon.codegen.assemble import assemble
 from avalon.codegen.target import Target, named
 from avalon.graph.graph import Graph
+from avalon.graph.node import Call
+from avalon.runtime import stored
 from avalon.runtime.plan import Plan
 from avalon.runtime.program import Program
 from avalon.schedule.calls import schedule_calls
@@ -34,9 +38,32 @@ def compile_graph(
         show: called with the name of each pass and what it made.
         skip: names of rewriting passes to leave out.
     """
+    started = perf_counter()
     target = named(settings.target)
-    plan = plan_graph(graph, tier, target, show, skip)
-    return Program(plan, target)
+    # Cold kernels serve every shape, and plans over them are quickly made: only they are stored.
+    # So are no plans of primitives from outside, whose rules may change behind an equal name.
+    kept = tier == "hot" and show is None and not skip and _all_ours(graph)
+    key = stored.key_of(_identity(graph), tier, target) if kept else ""
+    plan = stored.read(key) if kept else None
+    if plan is None:
+        plan = plan_graph(graph, tier, target, show, skip)
+        if kept:
+            stored.write(key, plan)
+    return Program(plan, target, started)
+
+
+def _identity(graph: Graph) -> str:
+    """The graph's structure, and the lines it came from: a stored plan names them in its errors."""
+    sources = "\n".join(f"{node.note} {node.source}" for node in graph.nodes)
+    return f"{graph.name}\n{graph.signature().digest()}\n{sources}"
+
+
+def _all_ours(graph: Graph) -> bool:
+    return all(
+        node.primitive.reference.__module__.startswith("avalon.")
+        for node in graph.nodes
+        if isinstance(node, Call)
+    )
 
 
 def plan_graph(

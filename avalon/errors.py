@@ -31,7 +31,16 @@ class DeviceError(AvalonError, RuntimeError):
 
 
 class IndexOutOfRange(AvalonError, IndexError):
-    """An index or a class label lies outside the axis it points into."""
+    """An index or a class label lies outside the axis it points into.
+
+    Attributes:
+        check: which check of a program failed, in the program's order; -1 if the value was known
+            when the operation was recorded.
+        value: the index or label.
+    """
+
+    check: int = -1
+    value: int = 0
 
 
 class AutogradError(AvalonError, RuntimeError):

@@ -68,7 +68,7 @@ class Library:
 
     addresses: dict[str, int]
     built: int  # kernels that had to be built, not found in a cache
-    seconds: float  # time that building and loading took
+    seconds: float  # time that compiling, building and loading took
     keep: tuple[object, ...]
 
 
@@ -99,12 +99,16 @@ def assembly(text: str, machine: Machine) -> str:
     return str(_target_machine(machine).emit_assembly(_parse(text, context)))
 
 
-def load(kernels: Iterable[Kernel], machine: Machine, name: str = "") -> Library:
+def load(
+    kernels: Iterable[Kernel], machine: Machine, name: str = "", started: float | None = None
+) -> Library:
     """Return the kernels' addresses, building those that no cache holds.
 
-    `name` says in the notice about a long build what was built.
+    `name` says in the notice about a long build what was built, and `started`, by
+    `time.perf_counter`, when its compilation began if that was before this call.
     """
-    started = time.perf_counter()
+    if started is None:
+        started = time.perf_counter()
     wanted = {kernel.symbol: (key_of(kernel.text, machine), kernel.text) for kernel in kernels}
     found: dict[str, _Loaded] = {}
     missing: dict[str, tuple[str, str]] = {}

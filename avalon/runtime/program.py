@@ -41,12 +41,18 @@ class Program:
     Attributes:
         plan: what was loaded.
         arena_bytes: memory for temporaries that a call takes from the pool, scratch not counted.
-        compile_seconds: what building and loading the kernels took.
+        compile_seconds: what compiling took, building and loading the kernels included.
         built: how many kernels had to be built, not found in a cache.
     """
 
-    def __init__(self, plan: Plan, machine: library.Machine | None = None) -> None:
-        """Load `plan` with kernels built for `machine` (this one by default).
+    def __init__(
+        self,
+        plan: Plan,
+        machine: library.Machine | None = None,
+        started: float | None = None,
+    ) -> None:
+        """Load `plan` with kernels built for `machine` (this one by default). `started` says, by
+        `time.perf_counter`, when the compiler began with it.
 
         Raises:
             ValueError: if the plan contradicts itself, or LLVM rejects a kernel.
@@ -54,7 +60,7 @@ class Program:
         check(plan)
         self.plan = plan
         self.machine: library.Machine = machine or library.host()
-        self._library = library.load(plan.kernels.values(), self.machine, plan.name)
+        self._library = library.load(plan.kernels.values(), self.machine, plan.name, started)
         self._driver = threads.load_driver()
         self.built = self._library.built
         self.compile_seconds = self._library.seconds
@@ -208,7 +214,9 @@ class Program:
         self._frames.append(frame)
         check = self.plan.checks[number]
         where = f" (recorded at {check.source})" if check.source else ""
-        return IndexOutOfRange(check.message.format(value=value) + where)
+        error = IndexOutOfRange(check.message.format(value=value) + where)
+        error.check, error.value = number, value
+        return error
 
     def _too_small(self, position: int, given: object) -> str:
         spec = self.plan.inputs[position]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Sized
 
-from avalon.runtime.plan import Argument, BufferSpec, InputSpec, Plan
+from avalon.runtime.plan import Argument, BufferSpec, InputSpec, Launch, Plan
+
+_SHOWN_INTEGERS = 6
 
 
 def describe(
@@ -30,7 +32,7 @@ def describe(
     for number, (launch, group) in enumerate(zip(plan.launches, groups, strict=True)):
         if number == 0 or groups[number - 1] != group:
             lines.append(f"group {group}")
-        arguments = ", ".join(_argument(plan, argument) for argument in launch.arguments)
+        arguments = _arguments(plan, launch)
         effort = f"{launch.flops / 1e6:.3g} MFLOP, {_bytes(launch.bytes)}" if launch.flops else ""
         lines.append(
             f"  {number:3} {launch.kernel}({arguments}) x {launch.work}  {effort}".rstrip()
@@ -45,6 +47,15 @@ def describe(
     for check in plan.checks:
         lines.append(f"check: {check.message}  # {check.source}")
     return "\n".join(lines)
+
+
+def _arguments(plan: Plan, launch: Launch) -> str:
+    """The arguments in order; of many integers (extents and strides) the first few."""
+    shown = [_argument(plan, argument) for argument in launch.arguments]
+    integers = [i for i, argument in enumerate(launch.arguments) if argument.kind == "integer"]
+    hidden = set(integers[_SHOWN_INTEGERS:])
+    shown = [text for i, text in enumerate(shown) if i not in hidden]
+    return ", ".join(shown) + (f", and {len(hidden)} integers" if hidden else "")
 
 
 def _argument(plan: Plan, argument: Argument) -> str:
