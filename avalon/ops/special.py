@@ -33,7 +33,7 @@ def each(function: Callable[[float], float], x: Array) -> Array:
 
 def lgamma(x: float) -> float:
     """Logarithm of the absolute value of the gamma function; +inf at its poles."""
-    if x <= 0 and x == math.floor(x):
+    if x == -math.inf or (x <= 0 and x == math.floor(x)):
         return math.inf
     return math.lgamma(x)
 
