@@ -21,8 +21,7 @@ from avalon.history import History
 from avalon.model import load_state_dict, state_dict
 from avalon.random import Generator, default_generator
 from avalon.save import load, save
-from avalon.tensor.core import Tensor
-from avalon.tracing.modes import no_grad
+from avalon.tensor import Tensor, no_grad
 
 _REWIND_BYTES = 64 << 20
 _REWIND_STEPS = 64

@@ -23,17 +23,14 @@ from typing import Any
 from avalon import struct
 from avalon.checkpoint import Rewind, RunState
 from avalon.data.batches import Batch, as_batch, as_batches, number_of_batches
-from avalon.functions import order
+from avalon.functions.statistics import argmax
 from avalon.history import History
 from avalon.model import in_mode, named_parameters
 from avalon.nonfinite import explain
 from avalon.optim import update
 from avalon.progress import Progress
 from avalon.random import Generator
-from avalon.tensor.core import Tensor
-from avalon.tensor.creation import tensor
-from avalon.tensor.gradients import grad
-from avalon.tracing.modes import no_grad
+from avalon.tensor import Tensor, grad, no_grad, tensor
 
 Metric = Callable[[Any, Any], Any]
 Step = Callable[[Batch], tuple[Tensor, ...]]
@@ -202,7 +199,7 @@ def apply_gradients(
 
 def accuracy(outputs: Tensor, target: Tensor) -> Tensor:
     """The part of the rows whose greatest output is at the target's class, between 0 and 1."""
-    return (order.argmax(outputs, dim=1) == target).float().mean()
+    return (argmax(outputs, dim=1) == target).float().mean()
 
 
 METRICS: dict[str, Metric] = {"accuracy": accuracy}

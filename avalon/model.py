@@ -16,10 +16,8 @@ from typing import Any, NamedTuple
 from avalon import struct
 from avalon.data.dataset import TensorDataset
 from avalon.errors import CheckpointError
-from avalon.functions.joining import cat
-from avalon.tensor.core import Tensor
-from avalon.tensor.creation import as_tensor
-from avalon.tracing.modes import no_grad
+from avalon.functions.shaping import cat
+from avalon.tensor import Tensor, as_tensor, no_grad
 
 
 class LoadResult(NamedTuple):

@@ -18,8 +18,7 @@ from avalon import struct
 from avalon.errors import NonFiniteError
 from avalon.graph.interpret import evaluate, from_storage
 from avalon.graph.node import Call, Constant, Input, Node
-from avalon.tensor.core import Tensor
-from avalon.tracing.modes import no_grad
+from avalon.tensor import Tensor, no_grad
 from avalon.tracing.values import recorder
 
 Array = np.ndarray[Any, Any]

@@ -22,7 +22,7 @@ from avalon import dtype as dtypes, safetensors
 from avalon.errors import CheckpointError
 from avalon.model import load_state_dict, state_dict
 from avalon.safetensors import Stored
-from avalon.tensor.core import Tensor
+from avalon.tensor import Tensor
 from avalon.tracing.values import Value
 
 FORMAT = "1"
@@ -108,9 +108,11 @@ def _encode(what: Any, name: str, arrays: dict[str, Stored]) -> Any:
     if isinstance(what, (Tensor, np.ndarray)):
         while name in arrays:
             name += "'"
-        is_tensor = isinstance(what, Tensor)
-        arrays[name] = _stored(what) if is_tensor else Stored(dtypes.from_numpy(what.dtype), what)
-        return {"$tensor" if is_tensor else "$array": name}
+        if isinstance(what, Tensor):
+            arrays[name] = _stored(what)
+            return {"$tensor": name}
+        arrays[name] = Stored(dtypes.from_numpy(what.dtype), what)
+        return {"$array": name}
     if isinstance(what, Mapping):
         pairs = [
             [_encode(key, name, arrays), _encode(value, f"{name}.{key}".lstrip("."), arrays)]

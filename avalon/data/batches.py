@@ -14,8 +14,7 @@ import numpy as np
 from avalon.data.dataset import TensorDataset
 from avalon.data.loader import DataLoader
 from avalon.random import Generator
-from avalon.tensor.core import Tensor
-from avalon.tensor.creation import tensor
+from avalon.tensor import Tensor, tensor
 
 Batch = tuple[Tensor, ...]
 

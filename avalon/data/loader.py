@@ -21,10 +21,9 @@ import numpy as np
 
 from avalon.data.dataset import IterableDataset
 from avalon.data.order import draw_permutation
-from avalon.functions.joining import stack
+from avalon.functions.shaping import stack
 from avalon.random import Generator
-from avalon.tensor.core import Tensor
-from avalon.tensor.creation import tensor
+from avalon.tensor import Tensor, tensor
 
 
 class Sampler:
