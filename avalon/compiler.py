@@ -22,6 +22,7 @@ from avalon.runtime import stored
 from avalon.runtime.plan import Plan
 from avalon.runtime.program import Program
 from avalon.schedule.calls import schedule_calls
+from avalon.schedule.hot import schedule_hot
 from avalon.settings import settings
 
 Show = Callable[[str, object], None]
@@ -72,7 +73,7 @@ def plan_graph(
     """As `compile_graph`, up to the plan: what a program is made of, before it is loaded."""
     tell = show or (lambda name, made: None)
     tell("graph", graph)
-    schedule = schedule_calls(graph, tier)
+    schedule = schedule_hot(graph) if tier == "hot" else schedule_calls(graph, tier)
     tell("schedule", schedule)
     plan = assemble(graph, schedule, tier, target)
     tell("plan", plan)

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from avalon import dtype as dtypes
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Input, Node
-from avalon.graph.primitive import Contraction, Elementwise, Reduction
+from avalon.graph.primitive import Elementwise
 from avalon.schedule import order
-from avalon.schedule.arrange import choose_units, cost_of, generic, join_loops, mark_wide
+from avalon.schedule.arrange import choose_units, cost_of, join_loops, mark_wide
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.index import Affine, Axis, SplitAxis, variable
 from avalon.schedule.loops import (
@@ -49,8 +49,8 @@ class CallScheduler:
         self.complex_parts = 1
 
     def run(self) -> Schedule:
-        for node in self.graph.nodes:
-            if isinstance(node, Call) and not (self.reads_through and self.is_view(node)):
+        for node in live_calls(self.graph):
+            if not (self.reads_through and self.is_view(node)):
                 self.compute(node)
         for node in self.graph.outputs:
             self.materialize(node)
@@ -104,10 +104,7 @@ class CallScheduler:
     # Steps of one nest
 
     def puller(self) -> Puller:
-        return Puller(self.stored_through_aliases, split=False, small=self.small)
-
-    def stored_through_aliases(self, node: Node) -> bool:
-        return node in self.ready
+        return Puller(self.stored, split=False, small=self.small)
 
     def add_map(self, node: Node, target: Value) -> None:
         """One value at each place of the result."""
@@ -140,7 +137,7 @@ class CallScheduler:
 
     def finish(
         self, pull: Puller, stage: Stage, node: Node, parallel: int,
-        check: tuple[str, str] | None = None,
+        check: tuple[str, str] | None = None, others: tuple[Node, ...] = (),
     ) -> None:  # fmt: skip
         """Arrange a stage and append its step. The first `parallel` axes may become units."""
         nest = Nest((), (stage,), pull.kinds)
@@ -152,13 +149,16 @@ class CallScheduler:
         nest = mark_wide(joined)
         written = frozenset(store.argument for store in stage.stores)
         self.schedule.steps.append(
-            Step(nest, pull.keys, written, (node,), self.generic or check is not None, check, elements, cost)
+            Step(
+                nest, pull.keys, written, (node, *others), self.generic or check is not None, check,
+                elements, cost,
+            )
         )
 
     def operand(self, node: Node) -> Operand:
         """A strided window on a buffer for kernels that are not nests."""
         if self.reads_through and isinstance(node, Call) and node not in self.ready:
-            window = window_on(node, self.stored_through_aliases)
+            window = window_on(node, self.stored)
             if window is not None:
                 value = window.value
                 while isinstance(value, Node) and value in self.schedule.aliases:
@@ -166,6 +166,18 @@ class CallScheduler:
                 return Operand(value, window.strides, window.offset)
         value = self.materialize(node)
         return Operand(value, Operand.whole(node).strides)
+
+
+def live_calls(graph: Graph) -> list[Call]:
+    """The calls that an output depends on, in order."""
+    wanted: set[Node] = set(graph.outputs)
+    found: list[Call] = []
+    for node in reversed(graph.nodes):
+        if isinstance(node, Call) and node in wanted:
+            found.append(node)
+            wanted.update(node.operands)
+    found.reverse()
+    return found
 
 
 def window_on(node: Node, stored: Callable[[Node], bool]) -> Operand | None:
@@ -407,4 +419,3 @@ for _name in ("cumulative_sum", "cumulative_product", "cumulative_argmax", "cumu
 for _name in ("put", "put_add", "scatter", "scatter_add"):
     SPECIAL[_name] = _scatter
 
-__all__ = ["LINEAR", "CallScheduler", "generic", "schedule_calls", "window_on", "Contraction", "Reduction"]

@@ -124,13 +124,15 @@ Variable = Axis | Quotient | Dynamic
 
 class SplitAxis(Exception):
     """Asks for a loop axis to be cut in two, of which the inner one has `inner` steps: then the
-    coordinate that was wanted is linear.
+    coordinate that was wanted is linear. With `phases` each step of the inner one is to be written out,
+    for what is computed differs from one to the next.
     """
 
-    def __init__(self, axis: Axis, inner: int) -> None:
+    def __init__(self, axis: Axis, inner: int, phases: bool) -> None:
         super().__init__(f"split {axis} by {inner}")
         self.axis = axis
         self.inner = inner
+        self.phases = phases
 
 
 class Affine:
@@ -233,7 +235,9 @@ def combine(coordinates: Iterable[Affine], factors: Iterable[int]) -> Affine:
     return Affine(terms, offset)
 
 
-def divide(form: Affine, divisor: int, split: bool = True) -> tuple[Affine, Affine]:
+def divide(
+    form: Affine, divisor: int, split: bool = True, phases: bool = False
+) -> tuple[Affine, Affine]:
     """Quotient and remainder of a form by a positive number, linear where that is possible.
 
     Raises:
@@ -258,7 +262,7 @@ def divide(form: Affine, divisor: int, split: bool = True) -> tuple[Affine, Affi
             if isinstance(of, Axis) and coefficient > 0 and divisor % coefficient == 0:
                 inner = divisor // coefficient
                 if 1 < inner < of.extent and of.extent % inner == 0:
-                    raise SplitAxis(of, inner)
+                    raise SplitAxis(of, inner, phases)
     # Machines divide toward zero: shifted by whole divisors, what is divided is never negative.
     shift = max(0, -(low // divisor))
     shifted = remainder.plus(shift * divisor)

@@ -161,6 +161,12 @@ class Puller:
             return Number(value.value, dtype)
         return Apply("cast", dtype, (value,), {"dtype": dtype})
 
+    def counted(self, form: Affine, dtype: DType) -> Expression:
+        """The value of an index form as a number of `dtype`."""
+        if not form.terms and dtype.is_integer:
+            return Number(form.offset, dtype)
+        return self.cast(Coordinate(form), dtype)
+
     def cast_stored(self, value: Expression, dtype: DType) -> Expression:
         """As `cast`, where complex numbers stay the integers that they are moved as."""
         return value if dtype.is_complex else self.cast(value, dtype)
@@ -193,8 +199,9 @@ class Puller:
             return constant(min(max(int(index.value), 0), extent - 1))
         return variable(Dynamic(self.cast(index, dtypes.int64), extent - 1))
 
-    def divide(self, form: Affine, divisor: int) -> tuple[Affine, Affine]:
-        return divide(form, divisor, self.split)
+    def lattice(self, form: Affine, step: int) -> tuple[Affine, Affine]:
+        """Which point of a lattice of `step` the form is, and how far behind it."""
+        return divide(form, step, self.split, phases=True)
 
 
 @cache
@@ -343,7 +350,7 @@ def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Exp
     added: list[Inside] = []
     for axis, coordinate in enumerate(coordinates):
         place = coordinate.add(starts[axis].times(-1))
-        place, rest = pull.divide(place, node.parameters["steps"][axis])
+        place, rest = pull.lattice(place, node.parameters["steps"][axis])
         for guard in (pull.inside(rest, 0, 1), pull.inside(place, 0, update.shape[axis])):
             if guard is False:
                 return otherwise
@@ -386,7 +393,7 @@ def _covering(
     parameters = node.parameters
     for number, axis in enumerate(parameters["axes"]):
         start = coordinates[axis].add(taps[number].times(-parameters["dilations"][number]))
-        place, rest = pull.divide(start, parameters["strides"][number])
+        place, rest = pull.lattice(start, parameters["strides"][number])
         for guard in (pull.inside(rest, 0, 1), pull.inside(place, 0, positions[axis])):
             if guard is False:
                 return None
@@ -558,8 +565,47 @@ def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Exp
     axis = node.parameters["axis"]
     if 0 in x.shape:
         return Number(0, storage(node.dtype)[0])
-    chosen = pull.dynamic(pull.value(indices, coordinates, guards), x.shape[axis])
-    return pull.value(x, (*coordinates[:axis], chosen, *coordinates[axis + 1 :]), guards)
+    index = pull.value(indices, coordinates, guards)
+
+    def at(place: Affine) -> Expression:
+        return pull.value(x, (*coordinates[:axis], place, *coordinates[axis + 1 :]), guards)
+
+    if pull.stored(x) or x.shape[axis] > pull.small:
+        return at(pull.dynamic(index, x.shape[axis]))
+    # Few candidates that must be computed anyway: choose among them.
+    chosen = at(ZERO)
+    for place in range(1, x.shape[axis]):
+        reached = pull.apply("less_equal", Number(place, index.dtype), index, dtype=dtypes.bool_)
+        chosen = pull.apply("where", reached, at(constant(place)), chosen)
+    return chosen
+
+
+def places_one(node: Call) -> bool:
+    """Whether a scatter has one update for each row, so that every element can tell if it is meant."""
+    _, indices, updates = node.operands
+    return 0 not in updates.shape and indices.shape[node.parameters["axis"]] == 1 and all(
+        extent == other
+        for axis, (extent, other) in enumerate(zip(node.shape, indices.shape, strict=True))
+        if axis != node.parameters["axis"]
+    )
+
+
+@rule("scatter")
+@rule("scatter_add")
+def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
+    base, indices, updates = node.operands
+    axis = node.parameters["axis"]
+    row = (*coordinates[:axis], ZERO, *coordinates[axis + 1 :])
+    index = pull.value(indices, row, guards)
+    old, new = pull.value(base, coordinates, guards), pull.value(updates, row, guards)
+    if node.primitive.name == "scatter_add":
+        wide = order.accumulator(node.dtype, "add")
+        new = pull.cast(pull.apply("add", pull.cast(old, wide), pull.cast(new, wide)), node.dtype)
+    last = node.shape[axis] - 1
+    limit = [Number(bound, index.dtype) for bound in (0, last)]
+    index = pull.apply("minimum", pull.apply("maximum", index, limit[0]), limit[1])
+    here = pull.counted(coordinates[axis], index.dtype)
+    return pull.apply("where", pull.apply("equal", index, here, dtype=dtypes.bool_), new, old)
 
 
 # --- values out of nothing, and marks -----------------------------------------------------------
@@ -567,7 +613,7 @@ def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Exp
 
 @rule("iota")
 def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    return pull.cast(Coordinate(coordinates[node.parameters["axis"]]), node.dtype)
+    return pull.counted(coordinates[node.parameters["axis"]], node.dtype)
 
 
 @rule("random_bits")
