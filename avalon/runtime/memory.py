@@ -122,7 +122,9 @@ def safe_donations(plan: Plan) -> list[tuple[int, int]]:
     for output, position in plan.donations:
         buffer = plan.inputs[position].buffer
         write = first_write.get(plan.outputs[output], -1)
-        if last_check < write and last_read.get(buffer, -1) <= write and buffer not in first_write:
+        same_size = plan.buffers[buffer].nbytes == plan.buffers[plan.outputs[output]].nbytes
+        read_before = last_read.get(buffer, -1) <= write and buffer not in first_write
+        if same_size and read_before and last_check < write:
             safe.append((output, position))
     return safe
 

@@ -106,3 +106,33 @@ class Plan:
     # (output position, input position): the output may be computed in the input's memory when the
     # caller holds the only reference to it
     donations: list[tuple[int, int]] = field(default_factory=list)
+
+
+def check(plan: Plan) -> None:
+    """Look for contradictions, such as an output that no launch writes.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    written = {a.value for x in plan.launches for a in x.arguments if a.written}
+    for launch in plan.launches:
+        if launch.kernel not in plan.kernels:
+            raise ValueError(f"[program] {plan.name} launches {launch.kernel}, which it lacks")
+        for argument in launch.arguments:
+            if argument.kind == "buffer" and not 0 <= argument.value < len(plan.buffers):
+                raise ValueError(f"[program] {launch.kernel} names buffer {argument.value}")
+            if argument.kind == "scalar" and not plan.inputs[argument.value].scalar:
+                raise ValueError(f"[program] {launch.kernel}: input {argument.value} is no scalar")
+            if argument.kind == "status" and not plan.checks:
+                raise ValueError(f"[program] {launch.kernel} has a status but no check")
+    for number in plan.outputs:
+        role = plan.buffers[number].role
+        if role == "temporary":
+            raise ValueError(f"[program] output buffer {number} is declared a temporary")
+        if role == "output" and number not in written and plan.buffers[number].nbytes:
+            raise ValueError(f"[program] no launch writes output buffer {number}")
+    for number, spec in enumerate(plan.buffers):
+        if spec.role == "constant" and len(spec.data) != spec.nbytes:
+            raise ValueError(f"[program] constant {number} holds {len(spec.data)} bytes")
+        if spec.role == "output" and number not in plan.outputs:
+            raise ValueError(f"[program] buffer {number} is declared an output and is none")

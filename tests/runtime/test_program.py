@@ -12,8 +12,10 @@ import torch
 from avalon import dtype
 from avalon.errors import IndexOutOfRange
 from avalon.runtime.buffer import Buffer
+from avalon.runtime.frame import chunk_units
 from avalon.runtime.plan import Argument, BufferSpec, InputSpec, Kernel, Launch, Plan
-from avalon.runtime.program import Program, chunk_units, scalar_bits
+from avalon.runtime.program import Program
+from avalon.runtime.values import scalar_bits
 from avalon.settings import settings
 from tests.runtime import plans
 
