@@ -150,7 +150,7 @@ def _to_half(emit: Emit, value: Value) -> Value:
 
 
 def round_without_instruction(emit: Emit, name: str, value: Value) -> Value:
-    """Round a float32 or float64 ("floor", "ceil", "trunc", "roundeven") by adding a large number."""
+    """Round a float ("floor", "ceil", "trunc", "roundeven") by adding a large number to it."""
     single = value.dtype is dtypes.float32
     large = emit.like(value, 2.0**23 if single else 2.0**52)
     magnitude = emit.absolute(value)

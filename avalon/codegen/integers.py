@@ -139,7 +139,7 @@ def power(emit: Emit, base: Value, exponent: Value) -> Value:
     zero, one = emit.like(base, 0), emit.like(base, 1)
     with emit.while_((one, base, exponent)) as loop:
         result, square, rest = loop.values
-        loop.check(emit.any_lane(emit.compare("sgt", rest, zero)))
+        loop.check(emit.any_lane(emit.less(zero, rest)))
         odd = emit.not_equal(emit.bit_and(rest, one), zero)
         loop.next(
             emit.where(odd, emit.multiply(result, square), result),

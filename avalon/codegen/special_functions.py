@@ -131,8 +131,7 @@ def _lgamma_positive(emit: Emit, x: Value) -> Value:
     )
     # Below, a step up (x < 1) or steps down to [1, 3], where a polynomial knows the zeros 1 and 2.
     low = emit.compare("olt", x, one)
-    near = emit.where(low, emit.add(x, one), x)
-    with emit.loop(0, 5, carried=(near, one)) as loop:
+    with emit.loop(0, 5, carried=(x, one)) as loop:
         y, product = loop.values
         smaller = emit.subtract(y, one)
         high = emit.compare("oge", y, emit.like(y, 3.0))
@@ -141,8 +140,9 @@ def _lgamma_positive(emit: Emit, x: Value) -> Value:
             emit.where(high, emit.multiply(product, smaller), product),
         )
     y, product = loop.results
-    t = emit.subtract(y, emit.like(x, 2.0))
-    zeros = emit.multiply(emit.subtract(y, one), t)
+    above_one = emit.where(low, x, emit.subtract(y, one))
+    t = emit.subtract(above_one, one)
+    zeros = emit.multiply(above_one, t)
     centre = emit.multiply(zeros, polynomial(emit, t, _LGAMMA))
     shift = log(emit, emit.where(low, x, product))
     shifted = emit.where(low, emit.subtract(centre, shift), emit.add(centre, shift))

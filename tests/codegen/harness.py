@@ -16,7 +16,7 @@ import numpy as np
 
 from avalon import dtype as dtypes
 from avalon.codegen.emit import Emit, Value
-from avalon.codegen.target import Target, host
+from avalon.codegen.target import Target, host, named
 from avalon.dtype import DType
 
 Array = np.ndarray[Any, Any]
@@ -41,6 +41,22 @@ def load(text: str, symbol: str, target: Target | None = None) -> Callable[..., 
         None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
     )
     return function(tracker[symbol])
+
+
+def runnable() -> list[Target]:
+    """The named feature sets that this machine can run, widest first."""
+    order = ["avx512", "avx2", "x86"]
+    found = host().name
+    return [named(name) for name in order[order.index(found) :]] if found in order else [host()]
+
+
+def calls(text: str, target: Target) -> list[str]:
+    """The machine's call instructions in a kernel: there should be none."""
+    module = llvm.parse_assembly(text, llvm.create_context())
+    module.verify()
+    module.triple = target.triple
+    lines = target.machine().emit_assembly(module).splitlines()
+    return [line for line in lines if line.split()[:1] in (["call"], ["callq"], ["bl"], ["blr"])]
 
 
 def slots(arguments: Sequence[Array | int | float]) -> Array:
