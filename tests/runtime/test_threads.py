@@ -199,8 +199,8 @@ def test_the_interpreter_exits_while_a_thread_still_calls():
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_an_interrupt_arrives_between_calls():
     code = SETUP + (
-        "print('ready', flush=True)\n"
         "try:\n"
+        "    print('ready', flush=True)\n"
         "    while True: program.run(inputs)\n"
         "except KeyboardInterrupt:\n"
         "    program.run(inputs)\n"
