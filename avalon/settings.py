@@ -1,14 +1,17 @@
 """Settings of the library: one object, read from the environment once, at most twelve fields.
 
-Goes out: `settings`, whose fields may be assigned. Guaranteed: no field changes the bits of a result;
-`flush_denormals` is the one exception, and is off.
+Goes out: `settings`, whose fields may be assigned. Guaranteed: no field changes the bits of a
+result; `flush_denormals` is the one exception, and is off.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+
+_UNBOUNDED = 1 << 20
 
 
 def _threads() -> int:
@@ -16,9 +19,23 @@ def _threads() -> int:
     if asked:
         return max(1, int(asked))
     try:
-        return len(os.sched_getaffinity(0))
+        available = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1
+        available = os.cpu_count() or 1
+    return max(1, min(available, _granted()))
+
+
+def _granted(folder: Path = Path("/sys/fs/cgroup")) -> int:
+    """Processors that the control group grants, rounded up: a container may have few of many."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota = (folder / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu" / "cpu.cfs_period_us").read_text()
+        return math.ceil(int(quota) / int(period)) if int(quota) > 0 else _UNBOUNDED
+    except (OSError, ValueError, ZeroDivisionError):  # no control groups, or "max"
+        return _UNBOUNDED
 
 
 def _cache() -> Path:
@@ -37,8 +54,8 @@ class Settings:
         threads: number of threads that run a program.
         cache: folder for kernels and programs; `AVALON_CACHE` in the environment sets it.
         cache_bytes: size at which the oldest files of the cache folder are removed.
-        tier: "auto" (cold at first sight, hot from the second), "cold", "hot" or "plain" (one kernel
-            a call, no fusion, no passes: the schedule that judges the others).
+        tier: "auto" (cold at first sight, hot from the second), "cold", "hot" or "plain" (one
+            kernel a call, no fusion, no passes: the schedule that judges the others).
         target: a feature set to generate code for, such as "avx2"; "" means this machine's.
         pending_calls: bound on recorded calls that wait to run.
         pending_bytes: bound on the bytes that waiting calls keep alive.
