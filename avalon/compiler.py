@@ -6,7 +6,7 @@ only.
 
 - "plain": one kernel a call, no passes. Slow, simple, and the judge of the others.
 - "cold": one kernel a call, which serves every shape and is built once; movements are read through.
-- "hot": fused, with all sizes known to the kernels.
+- "hot": simplified and fused, with all sizes known to the kernels.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ from avalon.codegen.assemble import assemble
 from avalon.codegen.target import Target, named
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call
+from avalon.rewrite import (
+    RULES,
+    apply_rules,
+    merge_common_subexpressions,
+    remove_dead_code,
+)
 from avalon.runtime import stored
 from avalon.runtime.plan import Plan
 from avalon.runtime.program import Program
@@ -26,6 +32,19 @@ from avalon.schedule.hot import schedule_hot
 from avalon.settings import settings
 
 Show = Callable[[str, object], None]
+
+
+def simplify(graph: Graph) -> None:
+    """Apply the library's rules, none of which changes a bit."""
+    apply_rules(graph, RULES)
+
+
+# The rewriting passes of the hot tier, in order. Each changes the graph in place, and no bits.
+PASSES: tuple[tuple[str, Callable[[Graph], object]], ...] = (
+    ("simplify", simplify),
+    ("common subexpressions", merge_common_subexpressions),
+    ("dead code", remove_dead_code),
+)
 
 
 def compile_graph(
@@ -73,6 +92,12 @@ def plan_graph(
     """As `compile_graph`, up to the plan: what a program is made of, before it is loaded."""
     tell = show or (lambda name, made: None)
     tell("graph", graph)
+    if tier == "hot":
+        graph = graph.copy()
+        for name, rewriting in PASSES:
+            if name not in skip:
+                rewriting(graph)
+                tell(name, graph)
     schedule = schedule_hot(graph) if tier == "hot" else schedule_calls(graph, tier)
     tell("schedule", schedule)
     plan = assemble(graph, schedule, tier, target)

@@ -104,13 +104,23 @@ class Graph:
     ) -> Call:
         """Append a call; its shape and dtype come from the primitive's rule."""
         shape, dtype = primitive.infer(operands, parameters)
+        return self._call(primitive, tuple(operands), parameters, shape, dtype)
+
+    def _call(
+        self,
+        primitive: Primitive,
+        operands: tuple[Node, ...],
+        parameters: dict[str, Any],
+        shape: Shape,
+        dtype: DType,
+    ) -> Call:
         node = Call(self, shape, dtype, self.note, self.source)
         node.primitive = primitive
-        node.operands = tuple(operands)
+        node.operands = operands
         node.parameters = parameters
         self._place(node)
         if self._users is not None:
-            for operand in node.operands:
+            for operand in operands:
                 self._users.setdefault(operand, {})[node] = None
         return node
 
@@ -292,8 +302,10 @@ class Graph:
             if isinstance(node, Constant):
                 copies[node] = self.constant(node.value, node.shape, node.dtype)
             elif isinstance(node, Call):
-                arguments = [copies[operand] for operand in node.operands]
-                copies[node] = self.call(node.primitive, arguments, node.parameters)
+                arguments = tuple(copies[operand] for operand in node.operands)
+                copies[node] = self._call(
+                    node.primitive, arguments, node.parameters, node.shape, node.dtype
+                )
         self.note, self.source = outer
         return [copies[node] for node in body.outputs]
 
