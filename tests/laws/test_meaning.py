@@ -1,4 +1,4 @@
-"""Law: shape rules give the shape and dtype of the meaning, gradients have those of the operands."""
+"""Law: shape rules give the shape and dtype of the meaning; gradients those of the operands."""
 
 import numpy as np
 import pytest
