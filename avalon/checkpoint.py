@@ -49,7 +49,6 @@ class RunState:
         if isinstance(own, Generator):
             self._generators.append(own)
         self._at_start = self._random_state()
-        self._resumed_at: list[list[int]] | None = None
 
     def batches_left(self, loader: Iterable[Any]) -> Iterator[Any]:
         """The batches of the current epoch that are not done yet."""
@@ -81,6 +80,7 @@ class RunState:
         self.history.add(values, seconds)
         self.epoch += 1
         self.batch = 0
+        self._at_start = self._random_state()
         self._sums = {}
         self._rows = 0
 
@@ -94,7 +94,8 @@ class RunState:
             "rows": self._rows,
             "history": dict(self.history),
             "seconds": self.history.seconds,
-            "random": self._random_state(),
+            # Before an epoch's first step is done, its order is to be drawn again.
+            "random": self._random_state() if self.batch else self._at_start,
             "random at start": self._at_start,
         }
         parts = {

@@ -63,7 +63,7 @@ class DataError(AvalonError, ValueError):
     """A data file is missing, truncated or of another format."""
 
 
-class CheckpointError(AvalonError, ValueError):
+class CheckpointError(AvalonError, RuntimeError, ValueError):
     """A checkpoint is missing, damaged or of another model."""
 
 

@@ -8,23 +8,15 @@ changes nothing.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from avalon import struct
 from avalon.data.dataset import TensorDataset
-from avalon.errors import CheckpointError
 from avalon.functions.shaping import cat
-from avalon.tensor import Tensor, as_tensor, no_grad
-
-
-class LoadResult(NamedTuple):
-    """What `load_state_dict` found missing or superfluous, when it was not strict."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
+from avalon.state import IncompatibleKeys, copy_state
+from avalon.tensor import Tensor, no_grad
 
 
 def parameters(model: Any) -> list[Tensor]:
@@ -73,7 +65,7 @@ def state_dict(model: Any) -> dict[str, Tensor]:
     return found
 
 
-def load_state_dict(model: Any, state: Mapping[str, Any], strict: bool = True) -> LoadResult:
+def load_state_dict(model: Any, state: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
     """Copy the tensors of a state into the model's own.
 
     Args:
@@ -84,34 +76,7 @@ def load_state_dict(model: Any, state: Mapping[str, Any], strict: bool = True) -
     Raises:
         CheckpointError: names or shapes do not fit; nothing was copied.
     """
-    own = state_dict(model)
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
-    wrong = [
-        f"{name!r}: the model has shape {tuple(own[name].shape)}, the state {tuple(value.shape)}"
-        for name, value in state.items()
-        if name in own and tuple(own[name].shape) != tuple(value.shape)
-    ]
-    problems = wrong
-    if strict:
-        problems = [
-            *(f"missing {name!r}{_near(name, unexpected)}" for name in missing),
-            *(f"unexpected {name!r}" for name in unexpected),
-            *wrong,
-        ]
-    if problems:
-        shown = problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else [])
-        remedy = "" if problems == wrong else "\nstrict=False loads the names that both have"
-        raise CheckpointError(
-            f"[load_state_dict] the state does not fit {type(model).__name__}:\n  "
-            + "\n  ".join(shown)
-            + remedy
-        )
-    with no_grad():
-        for name, tensor in own.items():
-            if name in state:
-                tensor.copy_(as_tensor(state[name]))
-    return LoadResult(missing, unexpected)
+    return copy_state(state_dict(model), state, type(model).__name__, strict)
 
 
 def train(model: Any, mode: bool = True) -> Any:
@@ -180,8 +145,3 @@ def _joined(parts: list[Any]) -> Any:
         f"[predict] the model returned {type(first).__name__}: return tensors, or tuples, lists or "
         f"dicts of tensors"
     )
-
-
-def _near(name: str, others: list[str]) -> str:
-    near = difflib.get_close_matches(name, others, n=1)
-    return f" (the state has {near[0]!r})" if near else ""

@@ -82,8 +82,8 @@ def test_names_that_do_not_fit_are_listed_with_near_ones():
     state = {"slop": tensor([5.0, 5.0]), "inner.origin": tensor([5.0])}
     with pytest.raises(CheckpointError) as refused:
         load_state_dict(line, state)
-    assert "missing 'slope' (the state has 'slop')" in str(refused.value)
-    assert "unexpected 'slop'" in str(refused.value)
+    assert "Missing key(s) in state_dict: 'slope' (the state has 'slop')" in str(refused.value)
+    assert "Unexpected key(s) in state_dict: 'slop'" in str(refused.value)
     assert line.inner["origin"].tolist() == [3.0]
     result = load_state_dict(line, state, strict=False)
     assert (result.missing_keys, result.unexpected_keys) == (["slope"], ["slop"])
@@ -95,7 +95,8 @@ def test_shapes_that_do_not_fit_change_nothing(strict):
     line = Line()
     state = {"slope": tensor([1.0, 2.0, 3.0]), "inner.origin": tensor([5.0])}
     with pytest.raises(
-        CheckpointError, match=r"'slope': the model has shape \(2,\), the state \(3,\)"
+        CheckpointError,
+        match=r"size mismatch for slope: the state has shape \(3,\), the model \(2,\)",
     ):
         load_state_dict(line, state, strict=strict)
     assert line.inner["origin"].tolist() == [3.0]
