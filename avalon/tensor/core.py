@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
+from avalon import ops
 from avalon.device import CPU, Device
 from avalon.dtype import DType
 from avalon.errors import AutogradError, DTypeError, ShapeError, TraceError
@@ -247,9 +248,12 @@ class Tensor:
 
     def _lay_out(self, operands: Sequence[Any]) -> None:
         """Take the strides that PyTorch gives the result of an elementwise operation."""
-        strides = elementwise_strides(self.shape, operands)
-        if strides != contiguous_strides(self.shape):
-            self._strides = self._cell.strides = strides
+        self._set_strides(elementwise_strides(self.shape, operands))
+
+    def _set_strides(self, strides: Shape) -> None:
+        """Say how the elements of a new tensor lie."""
+        plain = strides == contiguous_strides(self.shape)
+        self._strides = self._cell.strides = None if plain else strides
 
     # --- views ----------------------------------------------------------------------------------
 
@@ -265,9 +269,10 @@ class Tensor:
         view._offset = offset
         base = self if self._base is None else self._base
         view._base = base
-        view._moves = self._moves + moves
+        view._moves = joined(self._cell.shape, self._moves, moves)
         # one tuple where both paths are the same: then a write does value and history together
-        view._path = view._moves if self._path is self._moves else self._path + moves
+        same = self._path is self._moves
+        view._path = view._moves if same else joined(base.shape, self._path, moves)
         if base._counter is None:
             base._counter = Counter()
         view._counter = base._counter
@@ -281,7 +286,7 @@ class Tensor:
         if modes.grad:
             edge = self._edge()
             if edge is not None:
-                view._history = follow(edge, self, moves)
+                view._history = continued(edge, self, moves)
         return view
 
     # --- gradients ------------------------------------------------------------------------------
@@ -304,7 +309,7 @@ class Tensor:
                 f"[requires_grad_] only Tensors of floating point and complex dtype can require "
                 f"gradients; this one holds {self.dtype.name}"
             )
-        if not self.is_leaf:
+        if self._history is not None:
             if not requires_grad:
                 raise AutogradError(
                     "[requires_grad_] you can only change requires_grad flags of leaf variables. If "
@@ -335,7 +340,10 @@ class Tensor:
         if self._seen != count:
             self._forbid_special_view("its base or another view of its base has been")
             edge = base._edge()
-            self._history = None if edge is None else follow(edge, base, self._path)
+            if edge is None:  # a view of what a leaf view was made from
+                self._history = History.of_function("constant", (), self, lambda g: ())
+            else:
+                self._history = continued(edge, base, self._path)
             self._seen = count
         return self._history
 
@@ -352,6 +360,9 @@ class Tensor:
                 return history
             if not self.requires_grad:
                 return None
+            if not self._requires:
+                # a view from no_grad of something that requires gradients: they get lost here
+                return History.of_function("no_grad view", (), self, lambda g: ())
         if self._leaf is None:
             self._leaf = Leaf(self)
         return self._leaf
@@ -517,7 +528,7 @@ class RemovableHook:
         self.remove()
 
 
-def follow(edge: History, start: Any, moves: Sequence[Move]) -> History:
+def continued(edge: History, start: Any, moves: Sequence[Move]) -> History:
     """The history that continues `edge`, of something like `start`, through movements."""
     before = Kind(start.shape, start.dtype)
     for move in moves:
@@ -536,17 +547,57 @@ def follow(edge: History, start: Any, moves: Sequence[Move]) -> History:
     return edge
 
 
-def elementwise_strides(shape: Shape, operands: Sequence[Any]) -> Shape:
+def joined(start: Shape, path: tuple[Move, ...], moves: tuple[Move, ...]) -> tuple[Move, ...]:
+    """A path from something of shape `start` with movements added. A slice of what was expanded becomes
+    an expansion of a slice, so that a window that shows each element once can be written.
+    """
+    if not path or not moves:
+        return path + moves
+    last, first = path[-1], moves[0]
+    if last.primitive is not ops.broadcast or first.primitive is not ops.slice:
+        return path + moves
+    before = path[-2].shape if len(path) > 1 else start
+    added = len(last.shape) - len(before)
+    numbers = iter(first.operands)
+    starts: list[int | None] = []
+    kept: list[Value] = []
+    sizes: list[int] = []
+    steps: list[int] = []
+    for axis, fixed in enumerate(first.parameters["starts"]):
+        number = next(numbers) if fixed is None else None
+        place = axis - added
+        if place < 0:
+            continue
+        repeated = before[place] != last.shape[axis]
+        starts.append(0 if repeated else fixed)
+        sizes.append(1 if repeated else first.shape[axis])
+        steps.append(1 if repeated else first.parameters["steps"][axis])
+        if number is not None and not repeated:
+            kept.append(number)
+    short = tuple(sizes)
+    fresh = Move(
+        ops.slice, tuple(kept),
+        {"starts": tuple(starts), "sizes": short, "steps": tuple(steps)}, short,
+    )  # fmt: skip
+    widen = ops.reshape if prod(short) == prod(first.shape) else ops.broadcast
+    again = Move(widen, (), {"shape": first.shape}, first.shape)
+    return (*path[:-1], fresh, again, *moves[1:])
+
+
+def elementwise_strides(shape: Shape, operands: Sequence[Any], alike: bool = True) -> Shape:
     """The strides that PyTorch's iterator gives the result: axes in the order of the operands' strides,
-    the first operand that tells two axes apart deciding.
+    the first operand that tells two axes apart deciding. `alike`: no operand has another shape.
     """
     rank = len(shape)
     plain = contiguous_strides(shape)
     if rank < 2 or 0 in shape:
         return plain
-    if all(operand.shape == shape for operand in operands):
+    if alike and all(operand.shape == shape for operand in operands):
         if all(operand.is_contiguous() for operand in operands):
             return plain
+        channels = channels_last_strides(shape)
+        if channels and all(follows(operand, channels) for operand in operands):
+            return channels
         first: Shape = operands[0].stride()
         if all(operand.stride() == first for operand in operands) and is_dense(shape, first):
             return first
@@ -586,6 +637,26 @@ def elementwise_strides(shape: Shape, operands: Sequence[Any]) -> Shape:
         result[axis] = step
         step *= shape[axis]
     return tuple(result)
+
+
+def channels_last_strides(shape: Shape) -> Shape | None:
+    """The strides of images whose channels lie next to each other, which PyTorch keeps."""
+    if len(shape) != 4:
+        return None
+    _, channels, height, width = shape
+    return channels * height * width, 1, width * channels, channels
+
+
+def follows(x: Tensor, strides: Shape) -> bool:
+    """True if `x` has these strides wherever a stride matters."""
+    pairs = zip(x.stride(), strides, x.shape, strict=True)
+    return all(own == wanted or extent == 1 for own, wanted, extent in pairs)
+
+
+def preserved_strides(x: Tensor) -> Shape:
+    """The strides of a copy of `x`."""
+    strides: Shape = x.stride()
+    return strides if is_dense(x.shape, strides) else elementwise_strides(x.shape, [x], False)
 
 
 def is_dense(shape: Shape, strides: Shape) -> bool:

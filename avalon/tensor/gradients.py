@@ -34,7 +34,7 @@ def _root(output: Tensor, gradient: Tensor | None, differentiable: bool) -> tupl
             f"has a shape of {output.shape}"
         )
     edge = output._edge()
-    if edge is None:
+    if edge is None or (output.grad_fn is None and not output._requires):
         raise AutogradError(
             "[backward] element 0 of tensors does not require grad and does not have a grad_fn"
         )
@@ -44,7 +44,7 @@ def _root(output: Tensor, gradient: Tensor | None, differentiable: bool) -> tupl
 def _accumulate(differentiable: bool) -> Any:
     def into(leaf: Leaf, cotangent: Any) -> None:
         tensor = leaf.tensor()
-        if tensor is None:
+        if tensor is None or not tensor.requires_grad:
             return
         gradient = cotangent if differentiable else wrap(cotangent, None)
         before = tensor._grad

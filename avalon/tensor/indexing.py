@@ -16,15 +16,23 @@ from typing import Any
 import numpy as np
 
 from avalon import dtype as dtypes, ops
-from avalon.errors import IndexOutOfRange, ShapeError
+from avalon.errors import DTypeError, IndexOutOfRange, ShapeError
 from avalon.shape import Shape, broadcast_shapes
 from avalon.tensor import views
 from avalon.tensor.core import Tensor, method
 from avalon.tensor.creation import as_tensor, from_numpy
 from avalon.tensor.interchange import readable
 from avalon.tensor.operators import broadcast_to, cast_to
-from avalon.tensor.writes import assign_, check_in_place, copy_
+from avalon.tensor.writes import assign_, check_in_place, check_overlap, copy_, fill_
 from avalon.tracing.values import Value
+
+
+@dataclass(frozen=True)
+class _New:
+    """A new axis of size 1, and its stride; `array` indexes it where a bool stood for it."""
+
+    step: int
+    array: Tensor | None = None
 
 
 @dataclass
@@ -35,9 +43,13 @@ class _Plan:
     sizes: list[int] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
-    # one entry for each axis of the window: None for an axis as it is, "new" for a new one, or the
-    # index array of an axis
-    axes: list[Any] = field(default_factory=list)
+    # one entry for each axis of the window: None for an axis as it is, a new one, or the index array
+    # of an axis
+    axes: list[_New | Tensor | None] = field(default_factory=list)
+
+    def arrays(self) -> list[Tensor | None]:
+        """The index array of each axis of the window, if it has one."""
+        return [axis.array if isinstance(axis, _New) else axis for axis in self.axes]
 
 
 def _items(index: Any) -> list[Any]:
@@ -116,10 +128,9 @@ def _sorted(x: Tensor, index: Any) -> _Plan:
     axis = 0
     for item in _normalize(x, index):
         if item is None:
-            plan.axes.append("new")
+            plan.axes.append(_New(_new_step(x, axis)))
         elif isinstance(item, (bool, np.bool_)):
-            plan.axes.append(_index_tensor([0] if item else []))
-            plan.axes[-1]._adds_axis = True
+            plan.axes.append(_New(_new_step(x, axis), _zeros(int(item))))
         elif isinstance(item, slice):
             _plan_slice(plan, x, axis, item)
             axis += 1
@@ -129,6 +140,16 @@ def _sorted(x: Tensor, index: Any) -> _Plan:
             _plan_integer(plan, x, axis, item)
             axis += 1
     return plan
+
+
+def _new_step(x: Tensor, axis: int) -> int:
+    """The stride of a new axis in front of `axis`."""
+    return int(x.stride()[axis] * x.shape[axis]) if axis < x.ndim else 1
+
+
+def _zeros(count: int) -> Tensor:
+    """What indexes a new axis where a bool stood: its one element, or none."""
+    return Tensor._make(Value.from_numpy(np.zeros(count, np.int64), dtypes.int64))
 
 
 def _plan_slice(plan: _Plan, x: Tensor, axis: int, item: slice) -> None:
@@ -173,17 +194,14 @@ def _plan_array(plan: _Plan, x: Tensor, axis: int, item: Tensor) -> int:
                 f"[index] the shape of the mask {item.shape} does not match the shape {expected} of the "
                 f"indexed tensor {x.shape} at axis {axis}"
             )
-        places = np.nonzero(readable(item))
         if item.shape:
+            places = np.nonzero(readable(item))
             arrays = [
                 Tensor._make(Value.from_numpy(np.ascontiguousarray(p), dtypes.int64))
                 for p in places
             ]
         else:
-            count = int(bool(readable(item)))
-            arrays = [Tensor._make(Value.from_numpy(np.zeros(count, np.int64), dtypes.int64))]
-            arrays[0]._adds_axis = True
-            plan.axes.append(arrays[0])
+            plan.axes.append(_New(_new_step(x, axis), _zeros(int(readable(item)))))
             return axis
     for offset, array in enumerate(arrays):
         extent = x.shape[axis + offset]
@@ -228,27 +246,15 @@ def _window(x: Tensor, plan: _Plan) -> Tensor:
         tuple(plan.sizes) != x.shape or any(step != 1 for step in plan.steps)
     ):
         window = views.cut(x, plan.starts, plan.sizes, plan.steps, plan.dropped)
-    sizes: list[int] = []
-    strides: list[int] = []
-    given = iter(zip(window.shape, window.stride(), strict=True))
-    added = False
-    for axis in plan.axes:
-        if axis is not None and (isinstance(axis, str) or hasattr(axis, "_adds_axis")):
-            sizes.append(1)
-            strides.append(0)
-            added = True
-        else:
-            extent, step = next(given)
+    if any(isinstance(axis, _New) for axis in plan.axes):
+        sizes: list[int] = []
+        strides: list[int] = []
+        given = iter(zip(window.shape, window.stride(), strict=True))
+        for axis in plan.axes:
+            extent, step = (1, axis.step) if isinstance(axis, _New) else next(given)
             sizes.append(extent)
             strides.append(step)
-    if added:
-        for place in reversed(range(len(sizes))):
-            if plan.axes[place] is not None and strides[place] == 0 and sizes[place] == 1:
-                after = place + 1
-                strides[place] = strides[after] * sizes[after] if after < len(sizes) else 1
         window = views.reshaped(window, tuple(sizes), tuple(strides))
-    if window is x:
-        window = views.cut(x, [None] * x.ndim, x.shape, (1,) * x.ndim)
     return window
 
 
@@ -263,10 +269,10 @@ class _Advanced:
     result: Shape  # permutation that puts the index's axes where they belong
 
 
-def _advanced(window: Tensor, axes: Sequence[Any]) -> _Advanced:
-    indexed = [axis for axis, item in enumerate(axes) if isinstance(item, Tensor)]
+def _advanced(window: Tensor, axes: Sequence[Tensor | None]) -> _Advanced:
+    indexed = [axis for axis, array in enumerate(axes) if array is not None]
     others = [axis for axis in range(window.ndim) if axis not in indexed]
-    arrays = [axes[axis] for axis in indexed]
+    arrays = [array for array in axes if array is not None]
     try:
         shape = broadcast_shapes("index", *[array.shape for array in arrays])
     except ShapeError as error:
@@ -325,9 +331,12 @@ def get_item(x: Tensor, index: Any) -> Tensor:
     """
     plan = _sorted(x, index)
     window = _window(x, plan)
-    if not any(isinstance(axis, Tensor) for axis in plan.axes):
+    arrays = plan.arrays()
+    if window is x:  # a view of all of it
+        window = views.cut(x, [None] * x.ndim, x.shape, (1,) * x.ndim)
+    if not any(array is not None for array in arrays):
         return window
-    how = _advanced(window, plan.axes)
+    how = _advanced(window, arrays)
     taken = ops.take(_flattened(window, how), how.flat)
     return _transposed(taken, how.result)
 
@@ -342,21 +351,31 @@ def set_item(x: Tensor, index: Any, value: Any) -> None:
     """
     if isinstance(index, np.ndarray) and index.dtype == np.bool_:
         index = from_numpy(index)
-    if not isinstance(value, Tensor):
+    given_tensor = isinstance(value, Tensor)
+    if not given_tensor:
         value = as_tensor(value, dtype=x.dtype if np.ndim(value) == 0 else None)
     if isinstance(index, Tensor) and index.dtype is dtypes.bool_ and value.numel() == 1:
         _set_masked(x, index, value)
         return
     plan = _sorted(x, index)
     window = _window(x, plan)
-    if not any(isinstance(axis, Tensor) for axis in plan.axes):
-        copy_(window, _without_leading_ones(value, window.shape))
+    arrays = plan.arrays()
+    if not any(array is not None for array in arrays):
+        _copy_into(window, value)
         return
-    how = _advanced(window, plan.axes)
+    how = _advanced(window, arrays)
     check_in_place(x, value.requires_grad)
+    check_overlap(window, value, exactly=False)
+    if value.dtype is not x.dtype:
+        if given_tensor:
+            raise DTypeError(
+                "[index] Index put requires the source and destination dtypes match, got "
+                f"{x.dtype.name} for the destination and {value.dtype.name} for the source."
+            )
+        value = cast_to(value, x.dtype)
     base = _flattened(window, how)
     shape = _transposed_shape(how)
-    update = broadcast_to(cast_to(_without_leading_ones(value, shape), x.dtype), shape)
+    update = broadcast_to(_without_leading_ones(value), shape)
     written = ops.put(base, how.flat, _transposed(update, _inverse(how.result)))
     moved = tuple(window.shape[axis] for axis in how.permutation)
     if written.shape != moved:
@@ -369,12 +388,24 @@ def _transposed_shape(how: _Advanced) -> Shape:
     return tuple(shape[axis] for axis in how.result)
 
 
-def _without_leading_ones(value: Tensor, shape: Shape) -> Tensor:
+def _copy_into(window: Tensor, value: Tensor) -> None:
+    """Write a value, broadcast, into a window. What it sees of the window's own memory follows
+    PyTorch: one number is read first, other shapes must not overlap in part.
+    """
+    if value.shape == window.shape:
+        copy_(window, value)
+    elif not value.shape:
+        fill_(window, value)
+    elif value._cell is window._cell:
+        copy_(window, views.expand(_without_leading_ones(value), window.shape))
+    else:
+        copy_(window, _without_leading_ones(value))
+
+
+def _without_leading_ones(value: Tensor) -> Tensor:
     """As PyTorch's assignments do: leading axes of size 1 are dropped."""
-    extra = value.ndim - len(shape)
-    if extra <= 0 or value.shape[:extra] != (1,) * extra:
-        return value
-    return views.reshape(value, value.shape[extra:])
+    first = next((axis for axis, extent in enumerate(value.shape) if extent != 1), value.ndim)
+    return views.reshape(value, value.shape[first:]) if first else value
 
 
 def _set_masked(x: Tensor, mask: Tensor, value: Tensor) -> None:

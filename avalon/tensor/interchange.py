@@ -21,7 +21,7 @@ from avalon.dtype import DType
 from avalon.errors import AutogradError, TraceError
 from avalon.runtime.buffer import Buffer
 from avalon.shape import Shape, contiguous_strides
-from avalon.tensor.core import Cell, Move, Tensor, is_dense, method
+from avalon.tensor.core import Cell, Move, Tensor, method, preserved_strides
 from avalon.tensor.creation import (
     from_numpy,
     from_storage,
@@ -32,7 +32,7 @@ from avalon.tensor.operators import cast_to
 from avalon.tensor.views import unbind
 from avalon.tracing.history import History
 from avalon.tracing.modes import modes
-from avalon.tracing.values import Value
+from avalon.tracing.values import Value, refuse_reading
 
 
 def storage_array(x: Tensor) -> NDArray[Any]:
@@ -41,8 +41,7 @@ def storage_array(x: Tensor) -> NDArray[Any]:
     Raises:
         TraceError: the value is asked for while a step is recorded for replay.
     """
-    if modes.replay is not None:
-        raise TraceError(modes.replay)
+    refuse_reading()
     return x.value().host()
 
 
@@ -108,8 +107,7 @@ def numpy(x: Tensor, *, force: bool = False) -> NDArray[Any]:
         )
     if x.dtype is dtypes.bfloat16:
         raise TypeError("[numpy] Got unsupported dtype bfloat16; convert first: x.float().numpy()")
-    if modes.replay is not None:
-        raise TraceError(modes.replay)
+    refuse_reading()
     cell = x._cell
     if cell.foreign() is None:
         _share(x)
@@ -235,8 +233,8 @@ def same(x: Tensor) -> Tensor:
 def clone(x: Tensor, *, memory_format: Any = None) -> Tensor:
     """A copy, through which gradients flow."""
     made = same(x)
-    if x._strides is not None and memory_format is None and is_dense(x.shape, x._strides):
-        made._strides = made._cell.strides = x._strides
+    if x._strides is not None and memory_format is None:
+        made._set_strides(preserved_strides(x))
     return made
 
 

@@ -19,8 +19,8 @@ from avalon import dtype as dtypes, ops
 from avalon.dtype import DType, category, promote
 from avalon.errors import DTypeError
 from avalon.graph.primitive import Primitive
-from avalon.shape import Shape, broadcast_shapes, contiguous_strides
-from avalon.tensor.core import Tensor, elementwise_strides, method
+from avalon.shape import Shape, broadcast_shapes
+from avalon.tensor.core import Tensor, elementwise_strides, method, preserved_strides
 from avalon.tensor.creation import as_tensor, get_default_dtype
 from avalon.tracing.values import Value, user_line
 
@@ -80,7 +80,12 @@ def result_type(*operands: Any) -> DType:
 
 def cast_to(x: Tensor, dtype: DType) -> Tensor:
     """`x` as `dtype`; `x` itself when it is that already."""
-    return x if x.dtype is dtype else ops.cast(x, dtype=dtype)
+    if x.dtype is dtype:
+        return x
+    made: Tensor = ops.cast(x, dtype=dtype)
+    if x._strides is not None:
+        made._set_strides(preserved_strides(x))
+    return made
 
 
 def broadcast_to(x: Tensor, shape: Shape) -> Tensor:
@@ -129,9 +134,8 @@ def _lay_out(result: Tensor, a: Any, b: Any) -> None:
     """Take the strides that the operands have before they are broadcast."""
     tensors = [x for x in (a, b) if isinstance(x, Tensor)]
     if any(x._strides is not None for x in tensors):
-        strides = elementwise_strides(result.shape, tensors)
-        plain = strides == contiguous_strides(result.shape)
-        result._strides = result._cell.strides = None if plain else strides
+        alike = len(tensors) == 2 and a.shape == b.shape
+        result._set_strides(elementwise_strides(result.shape, tensors, alike))
 
 
 def unary(primitive: Primitive, x: Any) -> Tensor:
@@ -143,7 +147,8 @@ def unary(primitive: Primitive, x: Any) -> Tensor:
     return result
 
 
-def _is_operand(x: Any) -> bool:
+def is_operand(x: Any) -> bool:
+    """True for what Python's operators accept beside a tensor."""
     return isinstance(x, _OPERANDS)
 
 
@@ -303,12 +308,12 @@ def not_equal(a: Any, b: Any) -> Tensor:
 
 def _install(name: str, function: Callable[[Any, Any], Tensor], reflected: bool = False) -> None:
     def operator(self: Tensor, other: Any) -> Any:
-        if not _is_operand(other):
+        if not is_operand(other):
             return NotImplemented
         return function(self, other)
 
     def swapped(self: Tensor, other: Any) -> Any:
-        if not _is_operand(other):
+        if not is_operand(other):
             return NotImplemented
         return function(other, self)
 

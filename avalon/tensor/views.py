@@ -248,10 +248,13 @@ def expand(x: Tensor, *sizes: Any) -> Tensor:
                 f"({x.shape[axis - added]}) at non-singleton dimension {axis}. Target sizes: "
                 f"{tuple(wanted)}. Tensor sizes: {x.shape}"
             )
-    strides = [0] * added + [
+    strides = [
         step if size == x.shape[axis] else 0
         for axis, (step, size) in enumerate(zip(x.stride(), wanted[added:], strict=True))
     ]
+    for axis in reversed(builtins.range(added)):
+        follows = wanted[axis] == 1 and x.ndim > 0
+        strides.insert(0, wanted[axis + 1] * strides[0] if follows else 0)
     moves = (Move.of(ops.broadcast, x, shape=tuple(wanted)),)
     if tuple(wanted) == x.shape:
         moves = (Move.of(ops.reshape, x, shape=x.shape),)
@@ -311,7 +314,11 @@ def cut(
     )
     moves: list[Move] = []
     shape = tuple(sizes)
-    if any(start is not None for start in starts) or tuple(steps) != (1,) * x.ndim:
+    if (
+        shape != x.shape
+        or any(start is not None for start in starts)
+        or any(step != 1 for step in steps)
+    ):
         numbers = [scalar_value(start) for start in starts if start is not None]
         fixed = tuple(0 if start is None else None for start in starts)
         moves.append(

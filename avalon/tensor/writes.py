@@ -8,7 +8,7 @@ it read; in grad mode the base gets the history of the write; under `no_grad`, t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,13 @@ import numpy as np
 from avalon import dtype as dtypes, ops
 from avalon.dtype import DType, category
 from avalon.errors import AutogradError, DTypeError, ShapeError
-from avalon.shape import broadcast_shapes
+from avalon.shape import Shape, broadcast_shapes
 from avalon.tensor import operators
-from avalon.tensor.core import Tensor, method, wrap
+from avalon.tensor.core import Move, Tensor, is_dense, method, wrap
 from avalon.tensor.creation import as_tensor, constant_tensor
-from avalon.tensor.operators import broadcast_to, cast_to, result_type
+from avalon.tensor.operators import broadcast_to, cast_to, is_operand, result_type
 from avalon.tracing.history import History
-from avalon.tracing.modes import modes
+from avalon.tracing.modes import modes, no_grad
 from avalon.tracing.values import Value, record, recorder
 
 
@@ -33,22 +33,8 @@ def check_in_place(x: Tensor, differentiable: bool) -> None:
         AutogradError: `x` is a leaf that requires gradients, or a view of one.
         RuntimeError: several elements of `x` are one place in memory.
     """
-    if modes.grad and (differentiable or x.requires_grad):
-        if x._base is not None:
-            x._forbid_special_view("is being")
-            if x.requires_grad and x._base.is_leaf:
-                raise AutogradError(
-                    "[in-place] a view of a leaf Variable that requires grad is being used in an "
-                    "in-place operation. Write under `with av.no_grad():`, or to `x.data`."
-                )
-        if x.requires_grad and x.is_leaf:
-            raise AutogradError(
-                "[in-place] a leaf Variable that requires grad is being used in an in-place operation. "
-                "Write under `with av.no_grad():`, or to `x.data`."
-            )
-    if x._strides is not None and any(
-        step == 0 and extent > 1 for step, extent in zip(x._strides, x.shape, strict=True)
-    ):
+    _check_leaf(x, differentiable)
+    if _repeats(x):
         raise AutogradError(
             "[in-place] unsupported operation: more than one element of the written-to tensor refers "
             f"to a single memory location (shape {x.shape}, strides {x._strides}). Please clone() the "
@@ -56,17 +42,40 @@ def check_in_place(x: Tensor, differentiable: bool) -> None:
         )
 
 
-def check_overlap(x: Tensor, source: Any) -> None:
-    """Raise if `source` looks at a part of `x`'s memory, but not at the same elements."""
+def _check_leaf(x: Tensor, differentiable: bool) -> None:
+    if modes.grad and (differentiable or x.requires_grad):
+        if x._base is not None:
+            x._forbid_special_view("is being")
+            if x.requires_grad and x._base._history is None:
+                raise AutogradError(
+                    "[in-place] a view of a leaf Variable that requires grad is being used in an "
+                    "in-place operation. Write under `with av.no_grad():`, or to `x.data`."
+                )
+        if x.requires_grad and x._history is None:
+            raise AutogradError(
+                "[in-place] a leaf Variable that requires grad is being used in an in-place operation. "
+                "Write under `with av.no_grad():`, or to `x.data`."
+            )
+
+
+def _repeats(x: Tensor) -> bool:
+    """True if several elements are one place in memory."""
+    return x._strides is not None and any(
+        step == 0 and extent > 1 for step, extent in zip(x._strides, x.shape, strict=True)
+    )
+
+
+def check_overlap(x: Tensor, source: Any, exactly: bool = True) -> None:
+    """Raise if `source` looks at a part of `x`'s memory; `exactly`: the very same elements are fine."""
     if (
         not isinstance(source, Tensor)
-        or source is x
         or source._cell is not x._cell
-        or not (_spans_all(x) and _spans_all(source))
+        or (exactly and source is x)
+        or not (_fills(x) and _fills(source))
     ):
         return
     first, second = x._offset, source._offset
-    if first == second and x.numel() == source.numel():
+    if exactly and first == second and x.numel() == source.numel():
         if x.stride() == source.stride():
             return
     elif first + x.numel() <= second or second + source.numel() <= first:
@@ -77,15 +86,9 @@ def check_overlap(x: Tensor, source: Any) -> None:
     )
 
 
-def _spans_all(x: Tensor) -> bool:
-    from_strides = x.stride()
-    expected = 1
-    pairs = zip(from_strides, x.shape, strict=True)
-    for step, extent in sorted((step, extent) for step, extent in pairs if extent != 1):
-        if step != expected:
-            return False
-        expected *= extent
-    return x.numel() > 0
+def _fills(x: Tensor) -> bool:
+    """True if `x` fills a stretch of its storage."""
+    return x.numel() > 0 and is_dense(x.shape, x.stride())
 
 
 def write(x: Tensor, new: Tensor, edge: History | None) -> Tensor:
@@ -195,9 +198,11 @@ def copy_(x: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
     """Write `source`, broadcast and converted to `x`'s dtype, into `x`."""
     if not isinstance(source, Tensor):
         source = as_tensor(source)
-    if source is x:
-        return x
     differentiable = modes.grad and source.requires_grad
+    if source is x and _repeats(x):
+        _check_leaf(x, differentiable)
+        x._count().count += 1
+        return x
     check_in_place(x, differentiable)
     check_overlap(x, source)
     if source.shape != x.shape and broadcast_shapes("copy_", x.shape, source.shape) != x.shape:
@@ -218,27 +223,66 @@ def fill_(x: Tensor, value: Any) -> Tensor:
                 f"[fill_] fill_ only supports 0-dimension value tensor but got tensor with "
                 f"{value.ndim} dimensions"
             )
-    else:
-        value = as_tensor(value, dtype=x.dtype)
-    return copy_(x, value)
+        return copy_(x, wrap(value.value(), value._edge()) if value._cell is x._cell else value)
+    value = as_tensor(value, dtype=x.dtype)
+    return _fill_repeated(x, value) if _repeats(x) else copy_(x, value)
 
 
 @method("zero_")
 def zero_(x: Tensor) -> Tensor:
     """Write zeros."""
-    check_in_place(x, False)
-    new = constant_tensor(0, x.shape, x.dtype)
-    return write(x, new, _erased(x, new) if modes.grad and x.requires_grad else None)
+    return fill_(x, 0)
 
 
-def _operation(name: str, function: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
-    def in_place(x: Tensor, other: Any) -> Tensor:
+def _fill_repeated(x: Tensor, value: Tensor) -> Tensor:
+    """Fill an expanded tensor: one number may be written to one place several times."""
+    _check_leaf(x, modes.grad and value.requires_grad)
+    base = x._base
+    if base is None or x._path is not x._moves:
+        with no_grad():
+            base = Tensor._make_subclass(Tensor, x)
+            base._moves, base.shape = (), x._cell.shape
+            base._strides, base._offset = x._cell.strides, 0
+            path = x._moves
+    else:
+        path = x._path
+    reached = _reached(base.shape, path)
+    chosen = ops.where(reached, broadcast_to(cast_to(value, x.dtype), base.shape), base)
+    return assign_(base, chosen)
+
+
+def _reached(shape: Shape, path: Sequence[Move]) -> Tensor:
+    """Which elements of something of `shape` a window shows."""
+    levels = [constant_tensor(False, shape, dtypes.bool_)]
+    for move in path:
+        operands = [wrap(operand, None) for operand in move.operands]
+        levels.append(move.primitive(levels[-1], *operands, **move.parameters))
+    reached = constant_tensor(True, levels[-1].shape, dtypes.bool_)
+    for move, level in zip(reversed(path), reversed(levels[:-1]), strict=True):
+        operands = [wrap(operand, None) for operand in move.operands]
+        if move.primitive is ops.broadcast:
+            added = len(move.shape) - level.ndim
+            axes = tuple(
+                axis for axis in range(len(move.shape))
+                if axis < added or level.shape[axis - added] != move.shape[axis]
+            )
+            reached = ops.reshape(ops.reduce_max(reached, axes=axes), shape=level.shape)
+        else:
+            reached = move.primitive.rules["write"](level, reached, *operands, **move.parameters)
+    return reached
+
+
+def _in_place(name: str, function: Callable[[Any, Any], Tensor]) -> None:
+    def write_result(x: Tensor, other: Any) -> Tensor:
+        if operator and not is_operand(other):
+            return NotImplemented
         check_overlap(x, other)
         return assign_(x, function(x, other))
 
-    in_place.__name__ = in_place.__qualname__ = name
-    in_place.__doc__ = f"In-place version of `{name.strip('_')}`."
-    return in_place
+    operator = name.startswith("__")
+    write_result.__name__ = write_result.__qualname__ = name
+    write_result.__doc__ = f"In-place version of `{name.strip('_')}`."
+    method(name)(write_result)
 
 
 for _name, _function in (
@@ -250,7 +294,7 @@ for _name, _function in (
     ("ge", operators.greater_equal), ("div", operators.divide),
     ("bitwise_left_shift", operators.shift_left), ("bitwise_right_shift", operators.shift_right),
 ):  # fmt: skip
-    method(_name + "_")(_operation(_name + "_", _function))
+    _in_place(_name + "_", _function)
 
 for _name, _function in (
     ("iadd", operators.add), ("isub", operators.subtract), ("imul", operators.multiply),
@@ -259,7 +303,7 @@ for _name, _function in (
     ("ior", operators.bit_or), ("ixor", operators.bit_xor),
     ("ilshift", operators.shift_left), ("irshift", operators.shift_right),
 ):  # fmt: skip
-    method(f"__{_name}__")(_operation(f"__{_name}__", _function))
+    _in_place(f"__{_name}__", _function)
 
 
 def _scaled(other: Any, alpha: Any) -> Any:

@@ -145,7 +145,10 @@ class History:
     def release(self) -> None:
         """Give back what was kept. A gradient that read nothing can be walked again, as in PyTorch."""
         gradient = self._gradient
-        if not isinstance(gradient, Gradient) or gradient.reads or gradient.reads_output:
+        if not isinstance(gradient, Gradient):
+            return
+        kept = (self._output, *self._operands)
+        if any(value is not None and value.number is None for value in kept):
             self._gradient = None
             self._operands = self._output = None
 

@@ -117,8 +117,7 @@ class Value:
         buffer = self.buffer
         if buffer is None:
             if self.recorder is not None:
-                if modes.replay is not None:
-                    raise TraceError(modes.replay)
+                refuse_reading()
                 self.recorder.flush()
             if self.failure is not None:
                 raise_again(self.failure)
@@ -134,6 +133,17 @@ class Value:
 
     def _storage(self) -> np.dtype[Any]:
         return self.dtype.storage
+
+
+def refuse_reading() -> None:
+    """Raise if a step is being recorded for replay, for then no value can be looked at.
+
+    Raises:
+        TraceError: with the user's line and what to write instead.
+    """
+    if modes.replay is not None:
+        line = user_line()
+        raise TraceError(modes.replay + (f" Asked at {line[0]}:{line[1]}." if line else ""))
 
 
 def raise_again(failure: BaseException) -> None:
