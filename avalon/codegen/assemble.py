@@ -79,11 +79,12 @@ class Assembler:
         return value
 
     def append(self, value: Value, role: str, position: int = -1) -> int:
-        nbytes = prod(value.shape) * value.dtype.itemsize
+        dtype = value.dtype
+        if isinstance(value, Node):
+            dtype = self.schedule.narrow.get(value, dtype)
+        nbytes = prod(value.shape) * dtype.itemsize
         number = self.numbers[value] = len(self.plan.buffers)
-        self.plan.buffers.append(
-            BufferSpec(nbytes, value.dtype.name, value.shape, role, position)
-        )
+        self.plan.buffers.append(BufferSpec(nbytes, dtype.name, value.shape, role, position))
         return number
 
     def number(self, value: Value) -> int:

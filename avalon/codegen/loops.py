@@ -179,13 +179,26 @@ class NestEmitter:
             yield whole_end, emit.mask_below(rest, width)
 
     def width(self, stage: Stage) -> int:
-        """Lanes of a stage's vectors: the widest type in it fills a register."""
+        """Lanes of a stage's vectors: the widest type in it fills a register, but for positions, which
+        are wide yet few.
+        """
         itemsize = 1
         for store in stage.stores:
-            itemsize = max(itemsize, _widest(store.value, set()))
+            widest = _widest(store.value, set())
+            if widest == 8 and not self.is_wide(store):
+                widest = 4
+            itemsize = max(itemsize, widest)
         if any(store.index.bits and self.scattered(store, stage) for store in stage.stores):
             itemsize = max(itemsize, self.index_dtype.itemsize)
-        return max(2, 4 * self.target.lanes // itemsize)
+        width = max(2, 4 * self.target.lanes // itemsize)
+        extent = stage.axes[-1].extent
+        while isinstance(extent, int) and extent <= width // 2 and width > 2:
+            width //= 2  # a short axis leaves the rest of a wide vector idle
+        return width
+
+    def is_wide(self, store: Store) -> bool:
+        """Whether the result itself has elements of 8 bytes."""
+        return store.value.dtype.itemsize == 8
 
     def scattered(self, store: Store, stage: Stage) -> bool:
         return store.index.coefficient(stage.axes[-1]) != 1

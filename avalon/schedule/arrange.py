@@ -16,7 +16,7 @@ from avalon.schedule.loops import (
     Apply, Coordinate, Expression, Extreme, Inside, Load, Nest, Number, Reduce, Scalar, Stage, Store,
 )  # fmt: skip
 
-_UNIT = 4096  # elements of a unit, about
+_UNIT = 16384  # elementary operations of a unit, about
 _UNITS = 16  # units that are enough for any number of threads
 _SMALL_DIVISOR = 16  # divisors up to which a shape-generic kernel knows them
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from math import ceil, prod
 
+from avalon import dtype as dtypes
+from avalon.dtype import DType
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Input, Node
-from avalon.graph.primitive import Elementwise, Reduction
+from avalon.graph.primitive import Elementwise, Movement
 from avalon.schedule import order
 from avalon.schedule.calls import LINEAR, SPECIAL, live_calls, window_on
 from avalon.schedule.costs import cost_of_call
@@ -19,11 +21,16 @@ from avalon.schedule.pull import RULES, SMALL_REDUCTION, lowering_of, places_one
 from avalon.shape import size_of
 
 _STORING = 6  # operations that writing and reading an element back may cost
-_LARGEST = 200  # operations of one element that are computed again for a second reader at all
+_LARGEST = 200  # calls that one kernel takes in
+_TRIVIAL = 2  # operations that are never worth a buffer
+_BYTE = 127  # largest position that a byte holds
 _DEEPEST = 40  # calls in a row that one kernel takes in
 _REDUCTIONS = frozenset(
     ("reduce_sum", "reduce_product", "reduce_max", "reduce_min", "argmax", "argmin")
 )
+
+
+Kind = tuple[tuple[int, ...], int]
 
 
 class Decision:
@@ -40,8 +47,9 @@ class Decision:
         self.calls = live_calls(graph)
         self.stored: set[Node] = set()
         self.aliases: dict[Node, Node] = {}
-        self._full: dict[Node, float] = {}
+        self._size: dict[Node, int] = {}  # calls in front, those on several paths counted often
         self._depth: dict[Node, int] = {}
+        self._level: dict[Node, int] = {}  # calls with loops of their own that come before
         self._must_store()
         self._weigh()
         self._share()
@@ -99,56 +107,99 @@ class Decision:
         """Store what would be computed too often, or is too long for one kernel."""
         for node in self.calls:
             self._measure(node)
-        evaluations: dict[Node, float] = {}
+        # How often a value is wanted, for each kind of kernel that wants it: kernels of one shape that
+        # wait for equally many others are likely to become one, which computes a value once.
+        wanted: dict[Node, dict[Kind, float]] = {}
         nested: set[Node] = set()  # computed inside another reduction
         for node in reversed(self.calls):
             size = size_of(node.shape) or 1
-            wanted = evaluations.get(node, 0.0)
-            ratio = wanted / size
-            if node not in self.stored and node not in self.aliases:
-                full = self._full[node]
+            by_kind = wanted.get(node, {})
+            ratio = sum(by_kind.values()) / size
+            if node not in self.stored and node not in self.aliases and ratio > 0:
                 large = is_large_reduction(node)
-                again = full * (ratio - 1)
-                if (large and (ratio > 1.001 or node in nested)) or (
-                    ratio > 1.001 and again > _STORING and full > 1
-                ):
+                if large and (ratio > 1.001 or node in nested):
                     self.stored.add(node)
-            inside = node not in self.stored
-            each = wanted if inside else float(size)
-            deep = is_large_reduction(node) or (inside and node in nested)
+                elif (
+                    ratio > 1.001
+                    and self._cost(node) > _TRIVIAL
+                    and self._cost(node) * (ratio - 1) > _STORING
+                ):
+                    self.stored.add(self._best_place(node))
+            if node in self.stored:
+                by_kind = {(node.shape, self._level[node]): float(size)}
+            deep = is_large_reduction(node) or (node not in self.stored and node in nested)
             for operand, pulls in zip(node.operands, pulls_of(node), strict=True):
-                evaluations[operand] = evaluations.get(operand, 0.0) + each * pulls
+                known = wanted.setdefault(operand, {})
+                for kind, count in by_kind.items():
+                    known[kind] = max(known.get(kind, 0.0), count * pulls)
                 if deep:
                     nested.add(operand)
 
-    def _measure(self, node: Call) -> None:
-        """How many operations one element takes if nothing before it is stored."""
-        own: float = (
-            cost_of_call(node.primitive.name) if node.primitive.kind is Elementwise else 0
-        )
+    def _best_place(self, node: Call) -> Node:
+        """What to store so that `node` is cheap for all its readers: itself, or something smaller
+        from which it follows by a few operations.
+        """
+        best: Node = node
+        spent: float = 0
+        current: Node = node
+        while isinstance(current, Call) and spent <= _STORING:
+            if self._bytes(current) < self._bytes(best) or _only_moves(best):
+                best = current
+            spent += self._own(current)
+            costs = [self._cost(x) if isinstance(x, Call) else 0.0 for x in current.operands]
+            if is_large_reduction(current) or not costs or pulls_of(current)[0] > 1:
+                break
+            heaviest = max(range(len(costs)), key=costs.__getitem__)
+            spent += sum(costs) - costs[heaviest]
+            current = current.operands[heaviest]
+            if current in self.stored or self.is_special(current):
+                break
+        return best
+
+    def _bytes(self, node: Node) -> int:
+        return size_of(node.shape) * stored_type(node).itemsize
+
+    def _own(self, node: Call) -> float:
+        """Operations of one element of a call, without its operands."""
+        if node.primitive.kind is Elementwise:
+            return float(cost_of_call(node.primitive.name))
         name = lowering_of(node.primitive)
         if name == "random_bits":
-            own = 150
-        elif name in ("take", "gather"):
-            own = 4
-        depth = 0
-        for operand, pulls in zip(node.operands, pulls_of(node), strict=True):
-            known = self._full.get(operand, 1.0) if operand not in self.stored else 1.0
-            own += known * pulls + (pulls if node.primitive.kind is Reduction else 0)
+            return 150.0
+        return 4.0 if name in ("take", "gather") else 0.0
+
+    def _cost(self, node: Node) -> float:
+        """Operations of one element of a node, all that it is computed from counted once."""
+        total, seen, pending = 1.0, {node}, [node]
+        while pending and len(seen) < _LARGEST:
+            current = pending.pop()
+            if not isinstance(current, Call):
+                continue
+            total += self._own(current)
+            for operand, pulls in zip(current.operands, pulls_of(current), strict=True):
+                if operand in self.stored or not isinstance(operand, Call):
+                    total += 0.5 * max(pulls, 1)
+                elif operand not in seen and not is_large_reduction(current):
+                    seen.add(operand)
+                    if pulls > 1:
+                        total += pulls * (1 + self._own(operand))
+                    pending.append(operand)
+        return total
+
+    def _measure(self, node: Call) -> None:
+        """Note how long the chain of calls is that ends here, and store what is too long for a kernel."""
+        depth, size, level = 0, 1, 0
+        for operand in node.operands:
+            own_loops = is_large_reduction(operand) or self.is_special(operand)
+            level = max(level, self._level.get(operand, 0) + own_loops)
             if operand not in self.stored:
                 depth = max(depth, self._depth.get(operand, 0))
-        self._depth[node] = depth + 1
-        self._full[node] = own
-        if is_large_reduction(node):
-            return
-        if own > _LARGEST and node not in self.aliases and name != "random_bits":
-            heaviest = max(node.operands, key=lambda x: self._full.get(x, 1.0), default=None)
-            if heaviest is not None and isinstance(heaviest, Call) and pulls_of(node)[0] > 1:
-                self._store(heaviest)
-        if depth + 1 > _DEEPEST and node.primitive.kind is Elementwise:
+                size += self._size.get(operand, 0)
+        self._level[node] = level
+        if (depth >= _DEEPEST or size > _LARGEST) and node.primitive.kind is Elementwise:
             self.stored.add(node)
-            self._depth[node] = 0
-            self._full[node] = 1.0
+            depth, size = -1, 0
+        self._depth[node], self._size[node] = depth + 1, size
 
     def _share(self) -> None:
         """An alias of what turned out not to be stored as a call is stored itself."""
@@ -156,6 +207,20 @@ class Decision:
             if source not in self.stored and source not in self.aliases:
                 self.stored.add(node)
                 del self.aliases[node]
+
+
+def stored_type(node: Node) -> DType:
+    """The type in which a value lies in a buffer that only this program reads: positions along short
+    axes fit into a byte.
+    """
+    if isinstance(node, Call) and node.primitive.name in ("argmax", "argmin"):
+        if node.operands[0].shape[node.parameters["axis"]] <= _BYTE:
+            return dtypes.int8
+    return node.dtype
+
+
+def _only_moves(node: Node) -> bool:
+    return isinstance(node, Call) and node.primitive.kind is Movement
 
 
 def has_own_steps(node: Call) -> bool:

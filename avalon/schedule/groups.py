@@ -13,9 +13,10 @@ from heapq import heapify, heappop, heappush
 
 from avalon.graph.node import Call, Input, Node
 from avalon.schedule.fusion import Decision, is_large_reduction
-from avalon.schedule.index import Affine, variable
+from avalon.schedule.index import Affine, address, variable
 from avalon.schedule.loops import Expression
 from avalon.schedule.pull import Guards, Puller, lowering_of
+from avalon.shape import size_of
 
 _MEMBERS = 12  # calls that one kernel stores
 _READS = 24  # buffers that one kernel reads
@@ -31,7 +32,7 @@ class Group:
     reads: set[Node]
     loops: bool = False  # holds a reduction that is a loop of its own
     special: bool = False
-    inputs: set[Node] = field(default_factory=set)  # everything it reads of its own shape
+    inputs: set[Node] = field(default_factory=set)  # what it reads that is as large as its result
 
 
 class Probe(Puller):
@@ -46,17 +47,20 @@ class Probe(Puller):
         self.aligned: dict[Node, bool] = {}
         self.home = tuple(variable(self.axis(extent)) for extent in root.shape)
         self.loops = False
+        self.place = address(self.home, root.shape)
         self.compute(root, self.home)
 
     def _value(
         self, node: Node, coordinates: tuple[Affine, ...], guards: Guards
     ) -> Expression:
-        if self.stored(node):
-            aligned = node.shape == self.root.shape and coordinates == self.home
-            self.aligned[node] = self.aligned.get(node, True) and aligned
-        elif is_large_reduction(node):
+        if not self.stored(node) and is_large_reduction(node):
             self.loops = True
         return super()._value(node, coordinates, guards)
+
+    def flat(self, node: Node, element: Affine, guards: Guards) -> Expression:
+        aligned = node.shape == self.root.shape and element == self.place
+        self.aligned[node] = self.aligned.get(node, True) and aligned
+        return super().flat(node, element, guards)
 
 
 def group_calls(decision: Decision) -> list[Group]:
@@ -73,9 +77,8 @@ def group_calls(decision: Decision) -> list[Group]:
             probe = Probe(decision, node)
             reads = {leaf for leaf in probe.aligned if isinstance(leaf, Call)}
             loops = probe.loops or is_large_reduction(node)
-            close = {leaf for leaf, aligned in probe.aligned.items() if aligned}
-            if loops:
-                close = set(probe.aligned)
+            size = size_of(node.shape)
+            close = {leaf for leaf in probe.aligned if loops or size_of(leaf.shape) == size}
             joined = _find_group(recent.get(node.shape, []), reads, probe, loops, close, home)
             if joined is not None:
                 joined.members.append(node)
@@ -115,15 +118,15 @@ def _find_group(
 ) -> Group | None:  # fmt: skip
     """A group that the call may join, and gains from joining."""
     for group in reversed(candidates):
-        if group.loops != loops or len(group.members) >= _MEMBERS:
+        if len(group.members) >= _MEMBERS:
             continue
         if len(group.inputs | close) > _READS:
             continue
         inside = [leaf for leaf in reads if home[leaf] is group]
         if not all(probe.aligned[leaf] for leaf in inside):
             continue
-        if loops and inside:
-            continue  # what it reads is complete only after the loops
+        if group.loops != loops and not (group.loops and inside):
+            continue
         if not inside and not (group.inputs & close):
             continue
         outside = {home[leaf] for leaf in reads if home[leaf] is not group}

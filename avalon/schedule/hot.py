@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from itertools import product
 
+from avalon.dtype import DType
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Node
 from avalon.schedule.calls import CallScheduler, needs_scalars
-from avalon.schedule.fusion import Decision
+from avalon.schedule.fusion import Decision, stored_type
 from avalon.schedule.groups import Group, group_calls
-from avalon.schedule.index import ZERO, Affine, Axis, SplitAxis, constant, variable
+from avalon.schedule.index import ZERO, Affine, Axis, SplitAxis, address, constant, variable
 from avalon.schedule.loops import Expression, Stage, Store
 from avalon.schedule.pull import Guards, Puller, storage
 from avalon.schedule.steps import Schedule
@@ -35,6 +36,7 @@ class HotScheduler(CallScheduler):
         self.ready |= self.decision.stored
         self.schedule.aliases.update(self.decision.aliases)
         self.needed: set[Node] = {self.source(node) for node in graph.outputs}
+        self.narrow: dict[Node, DType] = {}
 
     def source(self, node: Node) -> Node:
         """The node whose buffer a node shares."""
@@ -46,6 +48,7 @@ class HotScheduler(CallScheduler):
         groups = group_calls(self.decision)
         for group in groups:
             self.needed |= group.reads
+        self.store_narrow(groups)
         for group in groups:
             if group.special:
                 self.compute(group.members[0])
@@ -54,6 +57,23 @@ class HotScheduler(CallScheduler):
         for node in self.graph.outputs:
             self.materialize(self.source(node))
         return self.schedule
+
+    def store_narrow(self, groups: list[Group]) -> None:
+        """Keep what only nests of this program read in the smallest type that holds it."""
+        kept = {self.source(node) for node in self.graph.outputs}
+        for group in groups:
+            if group.special:
+                kept |= group.reads
+        for group in groups:
+            for member in group.members:
+                dtype = stored_type(member)
+                if dtype is not member.dtype and member not in kept and not group.special:
+                    self.narrow[member] = self.schedule.narrow[member] = dtype
+
+    def puller(self) -> Puller:
+        pull = super().puller()
+        pull.narrow = self.narrow
+        return pull
 
     def add_group(self, group: Group) -> None:
         """One nest that stores the members that others need."""
@@ -83,7 +103,7 @@ class HotScheduler(CallScheduler):
         for home in product(*places):
             pull.home = home
             for member in stored:
-                value = pull.value(member, home)
+                value = pull.cast_stored(pull.member(member), self.narrow.get(member, member.dtype))
                 stores.append(Store(pull.buffer(member), pull.element(member, home), value))
         lanes = not any(needs_scalars(store.value) for store in stores)
         stage = Stage(tuple(axes), tuple(stores), lanes)
@@ -130,12 +150,19 @@ class GroupPuller(Puller):
     def __init__(self, scheduler: HotScheduler, group: Group, split: bool) -> None:
         super().__init__(scheduler.stored, split=split, small=scheduler.small)
         self.members = set(group.members)
+        self.narrow = scheduler.narrow
         self.home: tuple[Affine, ...] = ()
 
-    def _value(self, node: Node, coordinates: tuple[Affine, ...], guards: Guards) -> Expression:
-        if node in self.members and coordinates == self.home:
+    def flat(self, node: Node, element: Affine, guards: Guards) -> Expression:
+        if node in self.members and element == address(self.home, node.shape):
             assert isinstance(node, Call)
-            if guards:
-                return self.value(node, coordinates)
-            return self.compute(node, coordinates)
-        return super()._value(node, coordinates, guards)
+            return self.member(node)
+        return super().flat(node, element, guards)
+
+    def member(self, node: Call) -> Expression:
+        """The value of a member at the element that is being computed."""
+        key = ("member", node, self.home)
+        found = self._memo.get(key)
+        if found is None:
+            found = self._memo[key] = self.compute(node, self.home)
+        return found

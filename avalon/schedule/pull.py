@@ -11,7 +11,7 @@ Each rule answers for one primitive, by the name of its lowering:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -81,7 +81,7 @@ class Puller:
         self._axes = 0
         self._positions: dict[Any, int] = {}
         self._memo: dict[Any, Expression] = {}
-        self.bound: dict[Any, Expression] = {}  # values that an earlier stage holds ready
+        self.narrow: Mapping[Node, DType] = {}  # nodes that lie in buffers of another type
 
     # Axes and arguments
 
@@ -100,7 +100,7 @@ class Puller:
         return position
 
     def buffer(self, node: Node) -> int:
-        return self.argument(node, "buffer", storage(node.dtype)[0])
+        return self.argument(node, "buffer", self.narrow.get(node) or storage(node.dtype)[0])
 
     def element(self, node: Node, coordinates: Sequence[Affine]) -> Affine:
         """The number of the element at `coordinates` in the buffer of `node`."""
@@ -122,18 +122,23 @@ class Puller:
     def _value(self, node: Node, coordinates: Coordinates, guards: Guards) -> Expression:
         if isinstance(node, Constant):
             return self.number(node)
-        bound = self.bound.get((node, coordinates))
-        if bound is not None:
-            return bound
         if isinstance(node, Input) and node.scalar:
             return Scalar(self.argument(("scalar", node), "scalar", node.dtype), node.dtype)
         if self.stored(node):
             if 0 in node.shape:
                 return Number(0, storage(node.dtype)[0])
-            argument = self.buffer(node)
-            return Load(argument, storage(node.dtype)[0], self.element(node, coordinates), guards)
+            return self.flat(node, address(coordinates, node.shape), guards)
         assert isinstance(node, Call), node
         return self.compute(node, coordinates, guards)
+
+    def flat(self, node: Node, element: Affine, guards: Guards) -> Expression:
+        """An element of a stored node by its number in row-major order: needs no coordinates."""
+        narrow = self.narrow.get(node)
+        if narrow is not None:
+            return self.cast(Load(self.buffer(node), narrow, element, guards), node.dtype)
+        dtype, count = storage(node.dtype)
+        index = element if count == 1 else element.times(2).plus(self.part)
+        return Load(self.buffer(node), dtype, index, guards)
 
     def compute(self, node: Call, coordinates: Coordinates, guards: Guards = ()) -> Expression:
         """The value of a call at `coordinates`, computed here even if the node has a buffer."""
@@ -217,9 +222,13 @@ def lowering_of(primitive: Primitive) -> str:
 
 @rule("reshape")
 def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    (x,) = node.operands
-    if 0 in x.shape:
+    if 0 in node.shape:
         return Number(0, storage(node.dtype)[0])
+    x = node.operands[0]
+    while not pull.stored(x) and isinstance(x, Call) and x.primitive is node.primitive:
+        x = x.operands[0]
+    if pull.stored(x):
+        return pull.flat(x, address(coordinates, node.shape), guards)
     return pull.value(x, reshape(coordinates, node.shape, x.shape, pull.split), guards)
 
 
