@@ -1,8 +1,8 @@
 """Conversions between dtypes, and rounding to whole numbers where the machine has no instruction.
 
 Comes in: a value. Goes out: it in another dtype. Guaranteed: nothing traps, no function is called;
-conversions to a float round to nearest even; a float that its integer type cannot hold gives some
-integer, the same on every x86 machine.
+conversions to a float round to nearest even; a float beyond its integer type gives the nearest
+integer of that type, NaN gives 0.
 """
 
 from __future__ import annotations
@@ -51,9 +51,23 @@ def _integer_to_float(emit: Emit, value: Value, dtype: DType) -> Value:
 
 
 def _float_to_integer(emit: Emit, value: Value, dtype: DType) -> Value:
-    """Truncated. Narrow integers go through int32, uint32 through int64: out of range they wrap."""
+    """The whole part; the nearest end of the range beyond it, 0 for NaN."""
     if value.dtype.itemsize == 2:
         value = cast(emit, value, dtypes.float32)
+    zero = emit.like(value, 0.0)
+    signed = dtype.kind == "signed"
+    width = 8 * dtype.itemsize
+    least = emit.like(value, -(2.0 ** (width - 1)) if signed else 0.0)
+    beyond = emit.compare("oge", value, emit.like(value, 2.0 ** (width - signed)))
+    known = emit.compare("ord", value, value)
+    inside = emit.where(emit.compare("ogt", value, least), value, least)
+    inside = emit.where(emit.bit_and(known, emit.logical_not(beyond)), inside, zero)
+    greatest = emit.constant((1 << (width - signed)) - 1, dtype, value.lanes)
+    return emit.where(beyond, greatest, whole_part(emit, inside, dtype))
+
+
+def whole_part(emit: Emit, value: Value, dtype: DType) -> Value:
+    """The whole part of a float32 or float64 that lies in the range of the integer dtype."""
     if dtype is dtypes.uint64:
         half = emit.like(value, 2.0**63)
         is_large = emit.compare("oge", value, half)

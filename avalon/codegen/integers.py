@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avalon import dtype as dtypes
+from avalon.codegen import conversion
 from avalon.codegen.values import Value
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _truncated(emit: Emit, first: Value, second: Value) -> Value:
     if first.lanes > 1 and first.dtype.itemsize <= 4 and second.number is None:
         # float64 holds these exactly, and its quotient never rounds up to a whole number.
         quotient = emit.divide(emit.cast(first, dtypes.float64), emit.cast(second, dtypes.float64))
-        return emit.cast(quotient, first.dtype)
+        return conversion.whole_part(emit, quotient, first.dtype)
     return emit.binary("udiv" if unsigned else "sdiv", first, second)
 
 

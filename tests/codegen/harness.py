@@ -115,12 +115,15 @@ def elementwise(
     *operands: Array,
     result: DType | None = None,
     dtype: DType | None = None,
+    kinds: Sequence[DType] = (),
     lanes: int = 0,
     target: Target | None = None,
 ) -> Array:
-    """Apply a function of `Emit` to arrays. `dtype` says bfloat16 for operands held as uint16."""
+    """Apply a function of `Emit` to arrays. `dtype`, or `kinds` one by one, say what the operands'
+    bytes are (uint16 may be bfloat16).
+    """
     target = target or host()
-    kinds = [dtype or dtypes.from_numpy(operand.dtype) for operand in operands]
+    kinds = kinds or [dtype or dtypes.from_numpy(operand.dtype) for operand in operands]
     result = result or kinds[0]
     lanes = lanes or target.lanes
     output = np.zeros(operands[0].size, result.storage)
