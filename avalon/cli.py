@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from avalon.errors import AvalonError
+from avalon.runtime import cache
 from avalon.settings import settings
 from avalon.zoo.train import RECIPES, Options
 
@@ -43,13 +44,11 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _cache(options: argparse.Namespace) -> None:
-    files = [path for path in settings.cache.rglob("*") if path.is_file()]
-    size = sum(path.stat().st_size for path in files)
+    count, size = cache.size()
     if options.action == "clear":
-        for path in files:
-            path.unlink(missing_ok=True)
+        cache.clear()
     what = "removed" if options.action == "clear" else "holds"
-    print(f"{settings.cache}: {what} {len(files)} files, {size / 2**20:.1f} MB")
+    print(f"{settings.cache}: {what} {count} entries, {size / 2**20:.1f} MB")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from avalon import cli, safetensors
+from avalon.runtime import cache
 from avalon.settings import settings
 
 WRONG = {
@@ -44,14 +45,15 @@ def test_bad_data_is_one_line_without_a_traceback(tmp_path):
 
 def test_cache_is_shown_and_cleared(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(settings, "cache", tmp_path)
-    (tmp_path / "kernels").mkdir()
-    (tmp_path / "kernels" / "one").write_bytes(bytes(2**20))
+    cache.write("kernel", "one", bytes(2**20))
+    (tmp_path / "mine.txt").write_text("not the cache's")
     cli.main(["cache", "show"])
-    assert "holds 1 files, 1.0 MB" in capsys.readouterr().out
+    assert "holds 1 entries, 1.0 MB" in capsys.readouterr().out
     cli.main(["cache", "clear"])
-    assert "removed 1 files, 1.0 MB" in capsys.readouterr().out
+    assert "removed 1 entries, 1.0 MB" in capsys.readouterr().out
     cli.main(["cache", "show"])
-    assert "holds 0 files" in capsys.readouterr().out
+    assert "holds 0 entries" in capsys.readouterr().out
+    assert (tmp_path / "mine.txt").exists()
 
 
 def test_the_module_is_the_command():
