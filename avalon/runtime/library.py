@@ -28,7 +28,7 @@ from avalon.runtime import cache
 from avalon.runtime.plan import Kernel
 from avalon.settings import settings
 
-_LOADED_LIMIT = 4096  # kernels that stay loaded though no program uses them
+_LOADED_LIMIT = 2048  # kernels that stay loaded though no program uses them
 _NOTICE_SECONDS = 0.3
 _OPTIMIZATION = 2  # of LLVM's code generator; its passes over the text are not run
 
@@ -109,24 +109,25 @@ def load(
     """
     if started is None:
         started = time.perf_counter()
-    wanted = {kernel.symbol: (key_of(kernel.text, machine), kernel.text) for kernel in kernels}
+    names = (machine.triple, machine.cpu, machine.features)
     found: dict[str, _Loaded] = {}
-    missing: dict[str, tuple[str, str]] = {}
+    missing: dict[str, str] = {}
     with _lock:
-        for symbol, (key, text) in wanted.items():
+        for kernel in kernels:
+            key = (*names, kernel.text)
             loaded = _loaded.get(key)
             if loaded is None:
-                missing[symbol] = (key, text)
+                missing[kernel.symbol] = kernel.text
             else:
                 _loaded.move_to_end(key)
-                found[symbol] = loaded
+                found[kernel.symbol] = loaded
     built = 0
     if missing:
         objects, built = _find_or_build(missing.values(), machine)
         tracker = _link(objects, missing)
         with _lock:
-            for symbol, (key, _) in missing.items():
-                found[symbol] = _loaded[key] = _Loaded(tracker[symbol], tracker)
+            for symbol, text in missing.items():
+                found[symbol] = _loaded[*names, text] = _Loaded(tracker[symbol], tracker)
             while len(_loaded) > _LOADED_LIMIT:
                 _loaded.popitem(last=False)
     seconds = time.perf_counter() - started
@@ -140,8 +141,7 @@ def load(
 def load_entries(kernel: Kernel, entries: Iterable[str], machine: Machine) -> Library:
     """Load one text that defines several functions; return the addresses of `entries`."""
     started = time.perf_counter()
-    wanted = (key_of(kernel.text, machine), kernel.text)
-    objects, built = _find_or_build([wanted], machine)
+    objects, built = _find_or_build([kernel.text], machine)
     names = tuple(entries)
     tracker = _link(objects, names)
     seconds = time.perf_counter() - started
@@ -160,7 +160,7 @@ class _Loaded:
     keep: Any  # LLVM unloads the code when its resource tracker dies
 
 
-_loaded: OrderedDict[str, _Loaded] = OrderedDict()
+_loaded: OrderedDict[tuple[str, ...], _Loaded] = OrderedDict()
 _lock = threading.Lock()
 _library_numbers = itertools.count()
 _own = threading.local()
@@ -263,9 +263,11 @@ def _symbol_in(text: str) -> str:
     return repr(rest.partition("@")[2].partition("(")[0]) if rest else "a kernel"
 
 
-def _find_or_build(wanted: Iterable[tuple[str, str]], machine: Machine) -> tuple[list[bytes], int]:
-    """Return the object code of each (key, text), and how many had to be built."""
-    found = {key: (text, cache.read("kernel", key)) for key, text in wanted}
+def _find_or_build(texts: Iterable[str], machine: Machine) -> tuple[list[bytes], int]:
+    """Return the object code of each text, and how many had to be built."""
+    _check_that_it_runs_here(machine)
+    keys = {key_of(text, machine): text for text in texts}
+    found = {key: (text, cache.read("kernel", key)) for key, text in keys.items()}
     objects = {key: code for key, (_, code) in found.items() if code is not None}
     missing = {key: text for key, (text, code) in found.items() if code is None}
     helpers = min(settings.threads, len(missing))
@@ -280,6 +282,15 @@ def _find_or_build(wanted: Iterable[tuple[str, str]], machine: Machine) -> tuple
         cache.write("kernel", key, code)
     objects |= built
     return [objects[key] for key in found], len(built)
+
+
+def _check_that_it_runs_here(machine: Machine) -> None:
+    here, there = host().triple.partition("-")[0], machine.triple.partition("-")[0]
+    if here != there:
+        raise ValueError(
+            f"[kernel] code for {there} does not run on this machine, which is {here}; it can only "
+            "be read, as assembly. Set settings.target to a feature set of this machine."
+        )
 
 
 def _link(objects: Iterable[bytes], symbols: Iterable[str]) -> Any:

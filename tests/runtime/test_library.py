@@ -70,11 +70,9 @@ def test_keys_tell_texts_machines_and_versions_apart(monkeypatch):
 
 
 def test_building_on_one_core_or_many_gives_the_same_code():
-    texts = [plans.ADD.text, plans.SCALE.text, plans.CHECK.text] * 3
+    texts = [f"; {n}\n{kernel.text}" for n in range(3) for kernel in (plans.ADD, plans.CHECK)]
     settings.threads = 4
-    parallel, built = library._find_or_build(
-        [(str(n), text) for n, text in enumerate(texts)], library.host()
-    )
+    parallel, built = library._find_or_build(texts, library.host())
     assert built == len(texts)
     assert parallel == [library.object_code(text, library.host()) for text in texts]
 
@@ -105,6 +103,14 @@ def test_kernels_are_assembled_for_other_machines(cpu):
 def test_kernels_are_assembled_for_arm():
     machine = library.NamedMachine("aarch64-unknown-linux-gnu")
     assert "fadd" in library.assembly(plans.ADD.text, machine)
+
+
+def test_code_for_another_architecture_is_not_loaded():
+    machine = library.NamedMachine("aarch64-unknown-linux-gnu")
+    if library.host().triple.startswith("aarch64"):
+        machine = library.NamedMachine("x86_64-unknown-linux-gnu")
+    with pytest.raises(ValueError, match="does not run on this machine"):
+        library.load([plans.ADD], machine)
 
 
 def test_a_long_build_says_so_once(monkeypatch, capsys):
