@@ -8,7 +8,7 @@ read from the kernel's arguments, so that one text serves every size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -60,6 +60,7 @@ class NestEmitter:
         self.places: dict[int, Value] = {}  # axis number -> its value, the first lane's if vectorised
         self.known: list[dict[int, Value]] = [{}]
         self.index_dtype = dtypes.int64 if nest.wide else dtypes.int32
+        self.rows: dict[Any, set[int]] = {}
         self.scratch = 0
         self._private: list[int] = []
         for dtype, size in nest.locals:
@@ -130,10 +131,14 @@ class NestEmitter:
         self.prepare(stage)
         if level == len(stage.axes):
             # All values come before the first store: a result may lie in the memory of an operand.
+            self.rows = self.shared_rows(stage)
             for store in stage.stores:
                 self.value(store.value)
-            for store in stage.stores:
-                self.store(store)
+            for stores in self.woven(stage):
+                if len(stores) == 1:
+                    self.store(stores[0])
+                else:
+                    self.store_woven(stores)
             return
         axis = stage.axes[level]
         start, stop = emit.index(0), self.number(axis.extent)
@@ -188,8 +193,6 @@ class NestEmitter:
             if widest == 8 and not self.is_wide(store):
                 widest = 4
             itemsize = max(itemsize, widest)
-        if any(store.index.bits and self.scattered(store, stage) for store in stage.stores):
-            itemsize = max(itemsize, self.index_dtype.itemsize)
         width = max(2, 4 * self.target.lanes // itemsize)
         extent = stage.axes[-1].extent
         while isinstance(extent, int) and extent <= width // 2 and width > 2:
@@ -199,9 +202,6 @@ class NestEmitter:
     def is_wide(self, store: Store) -> bool:
         """Whether the result itself has elements of 8 bytes."""
         return store.value.dtype.itemsize == 8
-
-    def scattered(self, store: Store, stage: Stage) -> bool:
-        return store.index.coefficient(stage.axes[-1]) != 1
 
     def prepare(self, stage: Stage) -> None:
         """Compute everything that depends on open axes only, in front of the loops that follow."""
@@ -397,12 +397,70 @@ class NestEmitter:
         emit, lanes = self.emit, self.lanes
         assert lanes is not None
         wide = lanes.count * step
+        spread = mask and emit.shuffle(mask, None, [lane // step for lane in range(wide)])
+        phase = load.index.offset % step if isinstance(load.index.offset, int) else 0
+        key = (load.argument, load.index.plus(-phase), load.guards)
+        if self.rows.get(key) == set(range(step)):
+            # All phases of the row are wanted, so it is read once, and all of it exists.
+            row = self.known[-1].get(hash(key))
+            if row is None:
+                row = emit.load(buffer, self.scalar_form(key[1]), load.dtype, wide, spread)
+                self.known[-1][hash(key)] = row
+            return emit.shuffle(row, None, range(phase, wide, step))
         wanted = emit.constants([lane % step == 0 for lane in range(wide)], dtypes.bool_)
-        if mask is not None:
-            spread = emit.shuffle(mask, None, [lane // step for lane in range(wide)])
+        if spread is not None:
             wanted = emit.bit_and(wanted, spread)
         row = emit.load(buffer, self.scalar_form(load.index), load.dtype, wide, wanted)
         return emit.shuffle(row, None, range(0, wide, step))
+
+    def shared_rows(self, stage: Stage) -> dict[Any, set[int]]:
+        """For rows that are read with a stride, by buffer and place: which phases of it."""
+        rows: dict[Any, set[int]] = {}
+        if self.lanes is None or isinstance(stage.axes[-1].extent, Slot):
+            return rows
+        for load in loads_of(store.value for store in stage.stores):
+            step = load.index.coefficient(self.lanes.axis)
+            if isinstance(step, int) and step > 1:
+                phase = load.index.offset % step
+                key = (load.argument, load.index.plus(-phase), load.guards)
+                rows.setdefault(key, set()).add(phase)
+        return rows
+
+    def woven(self, stage: Stage) -> list[list[Store]]:
+        """The stores, those together that fill the gaps between each other's elements."""
+        if self.lanes is None or isinstance(stage.axes[-1].extent, Slot):
+            return [[store] for store in stage.stores]
+        groups: dict[Any, list[Store]] = {}
+        for number, store in enumerate(stage.stores):
+            step = store.index.coefficient(self.lanes.axis)
+            key: Any = number
+            if step > 1 and not store.guards:
+                key = (store.argument, store.index.plus(-(store.index.offset % step)))
+            groups.setdefault(key, []).append(store)
+        result = []
+        for stores in groups.values():
+            step = stores[0].index.coefficient(self.lanes.axis)
+            stores.sort(key=lambda store: int(store.index.offset))
+            complete = len(stores) == step and step & (step - 1) == 0
+            result.extend([stores] if complete else [[store] for store in stores])
+        return result
+
+    def store_woven(self, stores: list[Store]) -> None:
+        """Stores whose elements take turns, as one store of neighbours."""
+        emit, lanes = self.emit, self.lanes
+        assert lanes is not None
+        count = len(stores)
+        values = [emit.broadcast(self.value(store.value), lanes.count) for store in stores]
+        # Weaving two and two: the first half of the stores with the second, and so on.
+        while len(values) > 1:
+            half, width = len(values) // 2, values[0].lanes
+            turns = [lane // 2 + lane % 2 * width for lane in range(2 * width)]
+            values = [emit.shuffle(values[i], values[i + half], turns) for i in range(half)]
+        mask = lanes.mask
+        if mask is not None:
+            mask = emit.shuffle(mask, None, [lane // count for lane in range(count * lanes.count)])
+        index = self.scalar_form(stores[0].index)
+        emit.store(self.buffer(stores[0].argument), index, values[0], mask)
 
     def store(self, store: Store) -> None:
         emit, buffer = self.emit, self.buffer(store.argument)
@@ -469,6 +527,20 @@ class NestEmitter:
         result = lower(emit, *operands, **expression.parameters)
         assert isinstance(result, Value)
         return result
+
+
+def loads_of(values: Iterable[Expression]) -> Iterator[Load]:
+    """The loads of expressions, but for those inside reductions."""
+    pending, seen = list(values), set()
+    while pending:
+        expression = pending.pop()
+        if id(expression) in seen:
+            continue
+        seen.add(id(expression))
+        if isinstance(expression, Load):
+            yield expression
+        elif isinstance(expression, Apply):
+            pending.extend(expression.operands)
 
 
 def _widest(expression: Expression, seen: set[int]) -> int:

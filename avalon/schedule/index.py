@@ -232,7 +232,21 @@ def combine(coordinates: Iterable[Affine], factors: Iterable[int]) -> Affine:
                 terms[of] = total
             else:
                 terms.pop(of, None)
-    return Affine(terms, offset)
+    return rejoin(Affine(terms, offset))
+
+
+def rejoin(form: Affine) -> Affine:
+    """Put quotients and remainders of one division together again: d * (s div d) + s mod d is s."""
+    while True:
+        for of, coefficient in form.terms.items():
+            if isinstance(of, Quotient) and of.remainder:
+                whole = Quotient(of.source, of.divisor, False, 0, 0)
+                if form.terms.get(whole) == coefficient * of.divisor:
+                    kept = {v: c for v, c in form.terms.items() if v not in (of, whole)}
+                    form = Affine(kept, form.offset).add(of.source.times(coefficient))
+                    break
+        else:
+            return form
 
 
 def divide(

@@ -144,6 +144,8 @@ class Puller:
         """The value of a call at `coordinates`, computed here even if the node has a buffer."""
         if node.primitive.kind is Elementwise:
             operands = [self.value(operand, coordinates, guards) for operand in node.operands]
+            if node.primitive.name in _COMPARISONS:
+                operands = _narrow_operands(operands)
             return Apply(node.primitive.name, node.dtype, operands, node.parameters)
         return RULES[lowering_of(node.primitive)](self, node, coordinates, guards)
 
@@ -164,6 +166,9 @@ class Puller:
             return value
         if isinstance(value, Number) and isinstance(value.value, int) and dtype.is_integer:
             return Number(value.value, dtype)
+        inner = _widened(value)
+        if inner is not None and dtype.is_integer:
+            return self.cast(inner, dtype)  # through a wider integer and back is the same
         return Apply("cast", dtype, (value,), {"dtype": dtype})
 
     def counted(self, form: Affine, dtype: DType) -> Expression:
@@ -207,6 +212,28 @@ class Puller:
     def lattice(self, form: Affine, step: int) -> tuple[Affine, Affine]:
         """Which point of a lattice of `step` the form is, and how far behind it."""
         return divide(form, step, self.split, phases=True)
+
+
+_COMPARISONS = frozenset(("equal", "not_equal", "less", "less_equal"))
+
+
+def _widened(value: Expression) -> Expression | None:
+    """The signed integer that a wider one was made of."""
+    if isinstance(value, Apply) and value.name == "cast" and value.dtype is dtypes.int64:
+        (inner,) = value.operands
+        if inner.dtype.kind == "signed":
+            return inner
+    return None
+
+
+def _narrow_operands(operands: list[Expression]) -> list[Expression]:
+    """The operands of a comparison of positions with a number, in a type of fewer bytes."""
+    for place, value in enumerate(operands):
+        inner, other = _widened(value), operands[1 - place]
+        if inner is not None and isinstance(other, Number) and abs(other.value) <= 127:
+            number = Number(other.value, inner.dtype)
+            return [number, inner] if place else [inner, number]
+    return operands
 
 
 @cache
@@ -528,15 +555,15 @@ def _extreme(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards)
     if extent > pull.small:
         along = pull.axis(extent)
         return Extreme(largest, along, at(variable(along)))
-    best: Expression = Number(0, dtypes.int64)
+    best: Expression = Number(0, dtypes.int32)
     standing = at(ZERO)
     for place in range(1, extent):
         here = at(constant(place))
         better = beats(pull, here, standing, largest)
-        best = pull.apply("where", better, Number(place, dtypes.int64), best)
+        best = pull.apply("where", better, Number(place, dtypes.int32), best)
         if place + 1 < extent:
             standing = pull.apply("where", better, here, standing)
-    return best
+    return pull.cast(best, dtypes.int64)
 
 
 def beats(pull: Puller, here: Expression, standing: Expression, largest: bool) -> Expression:
