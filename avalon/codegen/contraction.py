@@ -6,28 +6,39 @@ order in which they run, and the temporary buffers they need. Guaranteed: every 
 shapes gives the same bits, see `contraction_problem` for the order of the sums.
 
 `cold_contract` and `cold_convolve` serve all shapes with a few kernels that are built once.
+`hot_contract` and `hot_convolve` build kernels for one shape; what is done with the result may be
+`Fused` into them.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from math import ceil, prod
 
-from avalon.codegen import contraction_generic as generic
+from avalon.codegen import contraction_cost, contraction_generic as generic
+from avalon.codegen.contraction_hot import Epilogue, HotKernel, Slots, fused_spans_kernel, units
 from avalon.codegen.contraction_problem import (
     Problem,
     View,
     contract_problem,
     convolve_problems,
+    known,
 )
 from avalon.codegen.contraction_tile import summed_in
 from avalon.codegen.target import Target
 from avalon.dtype import DType
 from avalon.runtime.plan import Argument, Kernel, Launch
 
-__all__ = ["Lowering", "View", "cold_contract", "cold_convolve"]
+__all__ = [
+    "FIRST_SLOT", "Epilogue", "Fused", "Lowering", "View", "can_fuse", "cold_contract",
+    "cold_convolve", "hot_contract", "hot_convolve",
+]  # fmt: skip
+
+FIRST_SLOT = 2  # of the arguments that belong to what is fused in
+_MOST_PHASES = 16  # kernels built for one convolution of an input with holes
 
 Shape4 = tuple[int, int, int, int]
 
@@ -41,6 +52,24 @@ class Lowering:
     kernels: tuple[Kernel, ...]
     launches: tuple[Launch, ...]
     temporaries: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What is done with the elements of a result instead of storing them.
+
+    Attributes:
+        write: called with a vector of finished elements, rounded to the contraction's dtype: the
+            builder, the value, the index of its first lane (one number an axis of the result), the
+            axis along which the lanes lie, the mask of the lanes that exist (None: all). It stores
+            what is to be stored.
+        arguments: its own arguments; they are the kernel's slots from `FIRST_SLOT` on.
+        symbol: a name for the kernel that no other kernel has.
+    """
+
+    write: Epilogue
+    arguments: tuple[Argument, ...]
+    symbol: str
 
 
 _generic_kernel = cache(generic.generic_kernel)
@@ -128,3 +157,120 @@ def _to_partial_sums(problem: Problem) -> Problem:
     """The problem with y a temporary that holds one row-major result per span."""
     strides = View.contiguous(0, problem.shape).strides
     return replace(problem, y_strides=strides, y_offset=0, span_stride=prod(problem.shape))
+
+
+def can_fuse(input_dilation: Sequence[int]) -> bool:
+    """Whether a convolution takes a `Fused`: the result of an input with holes comes in parts."""
+    return all(dilation == 1 for dilation in input_dilation)
+
+
+def hot_contract(
+    target: Target, dtype: DType, shape: Shape4, a: View, b: View, y: View, temporary: int,
+    fused: Fused | None = None,
+) -> Lowering:  # fmt: skip
+    """As `cold_contract`, with kernels built for this shape. With `fused`, y is not written."""
+    problem = contract_problem(shape, a, b, y)
+    return _hot(target, dtype, [problem], 0, (a.slot, b.slot, y.slot), temporary, fused)
+
+
+def hot_convolve(
+    target: Target,
+    dtype: DType,
+    shapes: tuple[Sequence[int], Sequence[int], Sequence[int]],
+    x: View,
+    w: View,
+    y: View,
+    temporary: int,
+    fused: Fused | None = None,
+    *,
+    stride: Sequence[int],
+    input_dilation: Sequence[int],
+    kernel_dilation: Sequence[int],
+    low: Sequence[int],
+    flip: bool,
+) -> Lowering:
+    """As `cold_convolve`, with kernels built for this shape. With `fused`, y is not written.
+
+    Raises:
+        ValueError: for `fused` with a dilated input, see `can_fuse`.
+    """
+    x_shape, w_shape, y_shape = map(tuple, shapes)
+    problems = convolve_problems(
+        x_shape, w_shape, y_shape, x, w, y, stride=stride, input_dilation=input_dilation,
+        kernel_dilation=kernel_dilation, low=low, flip=flip,
+    )  # fmt: skip
+    buffers = (x.slot, w.slot, y.slot)
+    if fused and len(problems) > 1:
+        raise ValueError(
+            f"[convolve] input dilation {tuple(input_dilation)} leaves holes, so the result comes "
+            "in parts and nothing can be fused to it; ask can_fuse() first"
+        )
+    if len(problems) > _MOST_PHASES:
+        return _cold(target, dtype, problems, True, buffers, temporary)
+    return _hot(target, dtype, problems, len(x_shape) - 3, buffers, temporary, fused)
+
+
+def _hot(
+    target: Target, dtype: DType, problems: list[Problem], rank: int,
+    buffers: tuple[int, int, int], temporary: int, fused: Fused | None,
+) -> Lowering:  # fmt: skip
+    kernels: dict[str, Kernel] = {}
+    launches: list[Launch] = []
+    temporaries: list[int] = []
+    own = fused.arguments if fused else (Argument("buffer", buffers[2], written=True),)
+    operands = (Argument("buffer", buffers[0]), Argument("buffer", buffers[1]))
+    for problem in problems:
+        size, spans = prod(problem.shape), problem.blocks.spans
+        if not size:
+            continue
+        if spans == 1:
+            kernel, work = _hot_kernel(target, dtype, problem, rank, False, fused)
+            kernels[kernel.symbol] = kernel
+            launches.append(Launch(kernel.symbol, (*operands, *own), work, problem.flops))
+            continue
+        partial = Argument("buffer", temporary + len(temporaries), written=True)
+        temporaries.append(spans * size * summed_in(dtype).itemsize)
+        kernel, work = _hot_kernel(target, dtype, _to_partial_sums(problem), rank, True, None)
+        kernels[kernel.symbol] = kernel
+        launches.append(Launch(kernel.symbol, (*operands, partial), work, problem.flops))
+        partial = replace(partial, written=False)
+        if fused:
+            kernel = fused_spans_kernel(fused.symbol, target, dtype, problem, rank, fused.write)
+            arguments = (partial, partial, *own)
+            work = size // known(problem.outputs[2]) if rank else size // known(problem.channels)
+        else:
+            kernel = _spans_kernel(target, dtype)
+            numbers = (Argument("integer", number) for number in (spans, size, size))
+            arguments = (partial, *own, *numbers)
+            work = ceil(size / generic.SPANS_UNIT)
+        kernels[kernel.symbol] = kernel
+        launches.append(Launch(kernel.symbol, arguments, work, spans * size))
+    return Lowering(tuple(kernels.values()), tuple(launches), tuple(temporaries))
+
+
+def _hot_kernel(
+    target: Target, dtype: DType, problem: Problem, rank: int, is_partial: bool,
+    fused: Fused | None,
+) -> tuple[Kernel, int]:  # fmt: skip
+    if fused is None:
+        return _plain_kernel(target, dtype, problem, rank, is_partial)
+    schedule = contraction_cost.choose(target, dtype, problem, rank > 0)
+    kernel = HotKernel(
+        fused.symbol, target, dtype, problem, schedule, Slots(0, 1, 2), rank, fused.write, False
+    ).build()
+    return kernel, units(problem, schedule)
+
+
+@lru_cache(maxsize=256)
+def _plain_kernel(
+    target: Target, dtype: DType, problem: Problem, rank: int, is_partial: bool
+) -> tuple[Kernel, int]:
+    """A kernel that stores its result, named by what it computes."""
+    schedule = contraction_cost.choose(target, dtype, problem, rank > 0)
+    identity = repr((dtype.name, problem, schedule, rank, is_partial))
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    symbol = f"{'convolve' if rank else 'contract'}_{digest}"
+    kernel = HotKernel(
+        symbol, target, dtype, problem, schedule, Slots(0, 1, 2), rank, None, is_partial
+    ).build()
+    return kernel, units(problem, schedule)

@@ -19,7 +19,15 @@ from avalon import dtype as dtypes
 from avalon.codegen.contraction_pack import Block, Scratch, quotient, split
 from avalon.codegen.contraction_problem import Problem, known
 from avalon.codegen.contraction_sides import DirectSide, Operand, PackedSide
-from avalon.codegen.contraction_tile import Stream, add_into, lanes_of, summed_in, sums
+from avalon.codegen.contraction_tile import (
+    QUARTER,
+    Stream,
+    add_into,
+    lanes_of,
+    summed_in,
+    sums,
+    turned,
+)
 from avalon.codegen.contraction_window import Box, WindowLanes, WindowRows, WindowSide
 from avalon.codegen.emit import Emit, Index, Pointer, Value
 from avalon.codegen.target import Target
@@ -122,7 +130,9 @@ class HotKernel:
         arguments = (emit, self.scratch, operand, problem, self.width, width, unit)
         if schedule.pack_lanes if in_lanes else schedule.pack_rows:
             return PackedSide(*arguments, resident=in_lanes and schedule.resident)
-        return DirectSide(*arguments)
+        side = DirectSide(*arguments)
+        side.is_lanes = in_lanes
+        return side
 
     def _window(self, dtype: DType) -> WindowRows | WindowLanes:
         schedule = self.schedule
@@ -282,15 +292,15 @@ class HotKernel:
         emit, width, stride = self.emit, self.width, self.stride
         with (
             emit.loop(0, self.rows.count, width, nonempty=True) as row,
-            emit.loop(0, stride, width, nonempty=True) as lane,
+            emit.loop(0, stride, QUARTER, nonempty=True) as lane,
         ):
             at = emit.add(emit.multiply(row.index, stride), lane.index)
-            square = [
-                emit.load(self.tile, emit.add(at, i * stride), self.held, width)
+            strip = [
+                emit.load(self.tile, emit.add(at, i * stride), self.held, QUARTER)
                 for i in range(width)
             ]
             at = emit.add(emit.multiply(lane.index, self.turned_stride), row.index)
-            for i, column in enumerate(emit.transpose(square)):
+            for i, column in enumerate(turned(emit, strip)):
                 emit.store(self.turned, emit.add(at, i * self.turned_stride), column)
 
     def _store_run(
@@ -335,3 +345,33 @@ def _stream(side: AnySide, place: Value, step: int) -> Stream:
     if isinstance(side, WindowSide):
         return side.stream(place)
     return side.stream(place, step)
+
+
+def fused_spans_kernel(
+    symbol: str, target: Target, dtype: DType, problem: Problem, rank: int, write: Epilogue
+) -> Kernel:
+    """The kernel that adds the sums of spans (slot 0) and hands the result to an epilogue. A unit
+    is one run of y's last axis.
+    """
+    emit = Emit(symbol, target)
+    held, width = summed_in(dtype), lanes_of(target, dtype)
+    partial = emit.pointer(0)
+    shape = problem.shape if rank else problem.shape[:3]
+    run = shape[-1]
+    with emit.loop(emit.begin, emit.end) as unit:
+        where = split(emit, unit.index, *shape[1:-1])
+        first = emit.multiply(unit.index, run)
+        with emit.loop(0, run, width, nonempty=True) as lane:
+            mask = None if run % width == 0 else emit.mask_below(
+                emit.subtract(emit.constant(run, dtypes.int64), lane.index), width
+            )  # fmt: skip
+            at = emit.add(first, lane.index)
+            total = emit.load(partial, at, held, width, mask)
+            with emit.loop(1, problem.blocks.spans, carried=(total,), nonempty=True) as span:
+                there = emit.add(at, emit.multiply(span.index, prod(problem.shape)))
+                value = emit.load(partial, there, held, width, mask)
+                span.next(emit.add(span.values[0], value))
+            whole = (*where, lane.index)
+            index = whole if rank == 0 else (*whole[:3], *whole[6 - rank :])
+            write(emit, emit.cast(span.results[0], dtype), index, len(index) - 1, mask)
+    return Kernel(emit.symbol, emit.finish())

@@ -30,8 +30,8 @@ from avalon.shape import contiguous_strides
 
 LONGEST_BLOCK = 384
 SPANS = 16  # at most; a span is what one thread may sum while others sum the rest
-_FEW_OUTPUTS = 1 << 16
-_MANY_BLOCKS = 32
+_FEW_OUTPUTS = 1 << 14
+_MANY_BLOCKS = 8
 
 Triple = tuple[Index, Index, Index]
 
@@ -103,7 +103,7 @@ def reduction_blocks(extents: tuple[int, int, int, int], outputs: int) -> Blocks
     counts = [ceil(extent / length) if length else 0
               for extent, length in zip(extents, lengths, strict=True)]  # fmt: skip
     total = prod(counts)
-    spans = SPANS if total >= _MANY_BLOCKS and outputs <= _FEW_OUTPUTS else 1
+    spans = min(SPANS, total // 2) if total >= _MANY_BLOCKS and outputs <= _FEW_OUTPUTS else 1
     a, b, c, d = lengths
     e, f, g, h = counts
     return Blocks((a, b, c, d), (e, f, g, h), ceil(total / spans))

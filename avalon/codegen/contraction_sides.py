@@ -15,7 +15,7 @@ from math import prod
 from avalon import dtype as dtypes
 from avalon.codegen.contraction_pack import Block, Scratch, pieces, quotient
 from avalon.codegen.contraction_problem import Problem, known
-from avalon.codegen.contraction_tile import Stream, summed_in
+from avalon.codegen.contraction_tile import QUARTER, Stream, summed_in, turned
 from avalon.codegen.emit import Emit, Index, Value
 from avalon.dtype import DType
 
@@ -135,11 +135,21 @@ class AxisSide:
 
 
 class DirectSide(AxisSide):
-    """Reads the operand in place. The last tile of a unit starts early enough to end with the
-    parts; its sums are kept where a tile that starts in time would keep them.
+    """Reads the operand in place. As rows, the last tile of a unit starts early enough to end with
+    the parts; its sums are kept where a tile that starts in time would keep them. As lanes, which
+    must be neighbours in memory, those past the last part are switched off.
     """
 
+    is_lanes = False
+    masks: list[Value | None] | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether tiles end where units and the operand end."""
+        return self.operand.parts % self.width == 0 and self.unit % self.width == 0
+
     def begin_block(self, block: Block) -> None:
+        """Turn to a block of the sum."""
         self.block_place = self.at_block(block)
 
     @contextmanager
@@ -148,26 +158,33 @@ class DirectSide(AxisSide):
         emit = self.emit
         with emit.loop(0, pieces(emit, self.valid, self.width), nonempty=True) as tile:
             kept = start = emit.multiply(tile.index, self.width)
-            last = emit.subtract(self.valid, self.width)
-            if not (isinstance(self.valid.number, int) and self.valid.number % self.width == 0):
-                start = emit.minimum(start, last)
+            if not self.is_exact and not self.is_lanes:
+                start = emit.minimum(start, emit.subtract(self.valid, self.width))
+            self.masks = None
+            if not self.is_exact and self.is_lanes:
+                rest = emit.subtract(self.valid, start)
+                self.masks = [
+                    emit.mask_below(emit.subtract(rest, vector), self.lanes)
+                    for vector in range(0, self.width, self.lanes)
+                ]
             moved = emit.multiply(start, self.operand.strides[0])
             yield emit.add(self.block_place, moved), kept
 
     def stored_row(self, row: Value) -> Value:
         """The row of the tile memory that holds part `row` of the unit."""
         emit = self.emit
+        if self.is_exact or self.is_lanes:
+            return row
         tiles = pieces(emit, self.valid, self.width)
         late = emit.subtract(emit.multiply(tiles, self.width), self.valid)
-        if late.number == 0:
-            return row
         is_last = emit.less_equal(emit.multiply(emit.subtract(tiles, 1), self.width), row)
         return emit.add(row, emit.where(is_last, late, emit.constant(0, dtypes.int64)))
 
     def stream(self, place: Value, step: int) -> Stream:
+        """What the innermost loop reads of one tile."""
         stride = self.operand.strides[0]
         parts = [part * stride for part in range(0, self.width, step)]
-        return Stream(self.source, place, parts, self.steps.step, self.steps.table)
+        return Stream(self.source, place, parts, self.steps.step, self.steps.table, self.masks)
 
 
 class PackedSide(AxisSide):
@@ -183,11 +200,14 @@ class PackedSide(AxisSide):
         super().__init__(emit, scratch, operand, problem, lanes, width, unit)
         self.stored = -(-width // lanes) * lanes
         self.longest = prod(self.lengths)
+        # Blocks are cut along one axis, and so is the outermost run; the last one may be shorter.
+        rest = problem.summed % self.longest if problem.summed else 0
+        runs = self.steps.runs
+        self.shortest_run = rest if rest and len(runs) == 1 else runs[-1][0]
         self.resident = resident
         blocks = problem.blocks.per_span if resident else 1
         tiles = -(-unit // width)
-        # A transposed run writes whole squares of lanes, past the panel's last step.
-        self.panel = (self.longest + lanes) * self.stored
+        self.panel = self.longest * self.stored
         self.block_size = tiles * self.panel
         self.panels = scratch.reserve(blocks * self.block_size, summed_in(operand.dtype))
         self.target = emit.constant(0, dtypes.int64)
@@ -203,7 +223,7 @@ class PackedSide(AxisSide):
             start = emit.multiply(tile.index, self.width)
             if self.operand.strides[0] == 1:
                 self._copy(emit.add(place, start), start, target, block.count)
-            elif self.steps.runs[-1][1] == 1 and self.steps.runs[-1][0] >= self.lanes // 2:
+            elif self.steps.runs[-1][1] == 1 and self.shortest_run >= QUARTER:
                 self._turn(place, start, target, block.count)
             else:
                 self._gather(place, start, target, block.count)
@@ -236,41 +256,38 @@ class PackedSide(AxisSide):
                 emit.store(self.panels, emit.add(at, vector), emit.cast(value, held))
 
     def _turn(self, place: Value, start: Value, target: Value, count: Value) -> None:
-        """Steps that are neighbours: squares of parts and steps are transposed in registers."""
+        """Steps that are neighbours: stretches of parts and steps are transposed in registers."""
         emit, lanes = self.emit, self.lanes
-        held = summed_in(self.operand.dtype)
+        dtype, held = self.operand.dtype, summed_in(self.operand.dtype)
         inner = prod(length for length, _ in self.steps.runs[1:])
         extents: list[Index] = [quotient(emit, count, inner), *(n for n, _ in self.steps.runs[1:])]
         last_part = emit.subtract(self.valid, 1)
-        for vector in self._vectors():
+        is_whole = self._mask(start) is None
+        with ExitStack() as nest:
+            vector = nest.enter_context(emit.loop(0, self.stored, lanes)).index
             rows = []
             for lane in range(lanes):
-                part = emit.minimum(emit.add(start, vector + lane), last_part)
+                part = emit.add(emit.add(start, vector), lane)
+                part = part if is_whole else emit.minimum(part, last_part)
                 rows.append(emit.add(place, emit.multiply(part, self.operand.strides[0])))
-            with ExitStack() as nest:
-                moved = number = emit.constant(0, dtypes.int64)
-                for extent, (_, stride) in zip(extents[:-1], self.steps.runs[:-1], strict=True):
-                    loop = nest.enter_context(emit.loop(0, extent))
-                    moved = emit.add(moved, emit.multiply(loop.index, stride))
-                    number = emit.add(emit.multiply(number, emit.index(extent)), loop.index)
-                extent = emit.index(extents[-1])
-                number = emit.multiply(number, extent)
-                k = nest.enter_context(emit.loop(0, extent, lanes, nonempty=True))
-                rest = emit.subtract(extent, k.index)
-                exact = isinstance(extent.number, int) and extent.number % lanes == 0
-                mask = None if exact else emit.mask_below(rest, lanes)
-                moved = emit.add(moved, k.index)
-                square = [
-                    emit.load(self.source, emit.add(row, moved), self.operand.dtype, lanes, mask)
-                    for row in rows
-                ]
-                at = emit.add(
-                    emit.add(target, vector),
-                    emit.multiply(emit.add(number, k.index), self.stored),
-                )
-                columns = emit.transpose([emit.cast(value, held) for value in square])
-                for step, column in enumerate(columns):
-                    emit.store(self.panels, emit.add(at, step * self.stored), column)
+            moved = number = emit.constant(0, dtypes.int64)
+            for extent, (_, stride) in zip(extents[:-1], self.steps.runs[:-1], strict=True):
+                loop = nest.enter_context(emit.loop(0, extent))
+                moved = emit.add(moved, emit.multiply(loop.index, stride))
+                number = emit.add(emit.multiply(number, emit.index(extent)), loop.index)
+            extent = emit.index(extents[-1])
+            number = emit.multiply(number, extent)
+            k = nest.enter_context(emit.loop(0, extent, QUARTER, nonempty=True)).index
+            # The last stretch starts early enough to end with the run; what it repeats is equal.
+            if self.shortest_run % QUARTER or self.steps.runs[-1][0] % QUARTER:
+                k = emit.minimum(k, emit.subtract(extent, QUARTER))
+            moved = emit.add(moved, k)
+            strip = [emit.load(self.source, emit.add(row, moved), dtype, QUARTER) for row in rows]
+            at = emit.multiply(emit.add(number, k), self.stored)
+            at = emit.add(emit.add(target, vector), at)
+            columns = turned(emit, [emit.cast(value, held) for value in strip])
+            for step, column in enumerate(columns):
+                emit.store(self.panels, emit.add(at, step * self.stored), column)
 
     def _gather(self, place: Value, start: Value, target: Value, count: Value) -> None:
         """Nothing is a neighbour."""
@@ -298,7 +315,9 @@ class PackedSide(AxisSide):
             yield place, emit.multiply(tile.index, self.width)
 
     def stored_row(self, row: Value) -> Value:
+        """The row of the tile memory that holds part `row` of the unit."""
         return row
 
     def stream(self, place: Value, step: int) -> Stream:
+        """What the innermost loop reads of one tile, `step` parts at once."""
         return Stream(self.panels, place, range(0, self.width, step), self.stored)

@@ -20,7 +20,7 @@ from avalon.dtype import DType
 @dataclass(frozen=True)
 class Stream:
     """Elements of one operand along the sum: step k of part i is at
-    `first` + `parts[i]` + (`table[k]`, or k * `step`), in elements of `dtype`.
+    `first` + `parts[i]` + (`table[k]`, or k * `step`). `masks` switch lanes off, part by part.
     """
 
     pointer: Pointer
@@ -28,6 +28,7 @@ class Stream:
     parts: Sequence[Index]
     step: Index = 0
     table: Pointer | None = None
+    masks: Sequence[Value | None] | None = None
 
     def position(self, emit: Emit, k: Value) -> Value:
         """The element where part 0 stands at step `k`."""
@@ -54,11 +55,12 @@ def sums(
     """Sums of `count` products for every row and vector of the tile, in registers."""
     zero = emit.constant(0, dtype, width)
     carried = [zero] * (len(rows.parts) * len(lanes.parts))
+    masks = lanes.masks or [None] * len(lanes.parts)
     with emit.loop(0, count, 1, carried, nonempty=nonempty) as loop:
         at = lanes.position(emit, loop.index)
         vectors = [
-            emit.load(lanes.pointer, emit.add(at, emit.index(part)), dtype, width)
-            for part in lanes.parts
+            emit.load(lanes.pointer, emit.add(at, emit.index(part)), dtype, width, mask)
+            for part, mask in zip(lanes.parts, masks, strict=True)
         ]
         at = rows.position(emit, loop.index)
         following = []
@@ -97,3 +99,35 @@ def add_into(
                     before = emit.where(is_first, nothing, before)
                 vector = emit.add(before, vector)
             emit.store(tile, place, vector)
+
+
+QUARTER = 4  # columns that `turned` takes at once
+
+
+def turned(emit: Emit, rows: Sequence[Value]) -> list[Value]:
+    """Turn many vectors of four lanes into four vectors of as many lanes: a stretch of a transposed
+    matrix. Narrow stretches take few instructions, so that kernels stay quick to build.
+    """
+    quarter = len(rows) // QUARTER
+    # Vector i holds the rows i, 4 + i, 8 + i, ..., so that the squares can be turned side by side.
+    joined = []
+    for i in range(QUARTER):
+        parts = [rows[QUARTER * block + i] for block in range(quarter)]
+        while len(parts) > 1:
+            parts = [emit.join(a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        joined.append(parts[0])
+    lanes = len(rows)
+
+    def pick(a: Value, b: Value, order: tuple[int, int, int, int]) -> Value:
+        """Shuffle every square: numbers from 4 on mean lanes of `b`."""
+        return emit.shuffle(a, b, [
+            4 * square + n if n < QUARTER else lanes + 4 * square + n - QUARTER
+            for square in range(quarter)
+            for n in order
+        ])  # fmt: skip
+
+    low, high = (0, 4, 1, 5), (2, 6, 3, 7)
+    ab, cd = (joined[0], joined[1]), (joined[2], joined[3])
+    a, b, c, d = (pick(*pair, order) for order in (low, high) for pair in (ab, cd))
+    first, last = (0, 1, 4, 5), (2, 3, 6, 7)
+    return [pick(a, b, first), pick(a, b, last), pick(c, d, first), pick(c, d, last)]

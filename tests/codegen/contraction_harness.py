@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from avalon import dtype as dtypes
 from avalon.codegen import contraction
 from avalon.codegen.contraction_problem import View, reduction_blocks
 from avalon.codegen.target import Target
+from avalon.dtype import DType
 from avalon.runtime import library
 
 _FUNCTION = ctypes.CFUNCTYPE(
@@ -109,3 +111,26 @@ def _added(values: Sequence[np.float32]) -> np.float32:
     for value in values[1:]:
         total = np.float32(total + value)
     return total
+
+
+def random_array(rng: np.random.Generator, shape: Sequence[int], dtype: DType) -> np.ndarray:
+    """Small numbers as they lie in memory."""
+    if dtype.is_integer:
+        info = np.iinfo(dtype.storage)
+        return rng.integers(info.min, info.max, shape, dtype.storage, endpoint=True)
+    values = rng.standard_normal(shape) / 8
+    if dtype is dtypes.bfloat16:
+        return (values.astype("f").view(np.uint32) >> 16).astype(np.uint16)
+    return values.astype(dtype.storage)
+
+
+def widened(array: np.ndarray, dtype: DType) -> np.ndarray:
+    """The values of an array in a dtype that NumPy multiplies exactly enough."""
+    if dtype is dtypes.bfloat16:
+        return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return array.astype(np.int64 if dtype.is_integer else np.float64)
+
+
+def as_stored(array: np.ndarray, dtype: DType) -> np.ndarray:
+    """Integers wrapped to their dtype."""
+    return array.astype(dtype.storage)
