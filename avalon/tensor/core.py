@@ -341,9 +341,9 @@ class Tensor:
             self._forbid_special_view("its base or another view of its base has been")
             edge = base._edge()
             if edge is None:  # a view of what a leaf view was made from
-                self._history = History.of_function("constant", (), self, lambda g: ())
+                self._rebase(History.of_function("constant", (), self, lambda g: ()))
             else:
-                self._history = continued(edge, base, self._path)
+                self._rebase(continued(edge, base, self._path))
             self._seen = count
         return self._history
 
@@ -601,16 +601,21 @@ def elementwise_strides(shape: Shape, operands: Sequence[Any], alike: bool = Tru
         first: Shape = operands[0].stride()
         if all(operand.stride() == first for operand in operands) and is_dense(shape, first):
             return first
-    steps = []
-    for operand in operands:
-        added = rank - len(operand.shape)
-        given = operand.stride()
-        steps.append([
-            0 if axis < added or (operand.shape[axis - added] == 1 and shape[axis] != 1)
-            else given[axis - added]
-            for axis in range(rank)
-        ])  # fmt: skip
-    order = list(reversed(range(rank)))  # fastest axis first
+    return iterated_strides(shape, [spread_strides(x.shape, x.stride(), shape) for x in operands])
+
+
+def spread_strides(shape: Shape, strides: Shape, wanted: Shape) -> Shape:
+    """The strides of something broadcast to another shape: 0 where it repeats."""
+    added = len(wanted) - len(shape)
+    return (0,) * added + tuple([
+        0 if extent == 1 and size != 1 else step
+        for extent, step, size in zip(shape, strides, wanted[added:], strict=True)
+    ])  # fmt: skip
+
+
+def iterated_strides(shape: Shape, steps: Sequence[Shape]) -> Shape:
+    """The strides of a result of `shape` whose axes are in the order of the operands' strides."""
+    order = list(reversed(range(len(shape))))  # fastest axis first
 
     def compare(one: int, other: int) -> int:
         for strides in steps:
@@ -623,7 +628,7 @@ def elementwise_strides(shape: Shape, operands: Sequence[Any], alike: bool = Tru
                 return 1
         return 0
 
-    for start in range(1, rank):
+    for start in range(1, len(shape)):
         place = start
         for before in reversed(range(start)):
             wanted = compare(order[before], order[place])
@@ -632,7 +637,7 @@ def elementwise_strides(shape: Shape, operands: Sequence[Any], alike: bool = Tru
                 place = before
             elif wanted < 0:
                 break
-    result, step = [0] * rank, 1
+    result, step = [0] * len(shape), 1
     for axis in order:
         result[axis] = step
         step *= shape[axis]

@@ -46,6 +46,8 @@ def _accumulate(differentiable: bool) -> Any:
         tensor = leaf.tensor()
         if tensor is None or not tensor.requires_grad:
             return
+        if tensor.grad_fn is not None:
+            raise AutogradError("[backward] a leaf variable has been moved into the graph interior")
         gradient = cotangent if differentiable else wrap(cotangent, None)
         before = tensor._grad
         if before is None:

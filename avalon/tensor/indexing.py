@@ -17,9 +17,9 @@ import numpy as np
 
 from avalon import dtype as dtypes, ops
 from avalon.errors import DTypeError, IndexOutOfRange, ShapeError
-from avalon.shape import Shape, broadcast_shapes
+from avalon.shape import Shape, broadcast_shapes, contiguous_strides
 from avalon.tensor import views
-from avalon.tensor.core import Tensor, method
+from avalon.tensor.core import Tensor, iterated_strides, method, spread_strides
 from avalon.tensor.creation import as_tensor, from_numpy
 from avalon.tensor.interchange import readable
 from avalon.tensor.operators import broadcast_to, cast_to
@@ -266,7 +266,8 @@ class _Advanced:
     extents: Shape  # of the indexed axes
     rest: Shape
     flat: Tensor  # one index into the flattened indexed axes
-    result: Shape  # permutation that puts the index's axes where they belong
+    front: int  # where the index's axes belong among the rest
+    result: Shape  # permutation that puts them there
 
 
 def _advanced(window: Tensor, axes: Sequence[Tensor | None]) -> _Advanced:
@@ -296,7 +297,7 @@ def _advanced(window: Tensor, axes: Sequence[Tensor | None]) -> _Advanced:
         *range(places),
         *range(places + front, places + len(rest)),
     ]
-    return _Advanced((*indexed, *others), extents, rest, flat, tuple(order))
+    return _Advanced((*indexed, *others), extents, rest, flat, front, tuple(order))
 
 
 def _flattened(window: Tensor, how: _Advanced) -> Tensor:
@@ -338,7 +339,27 @@ def get_item(x: Tensor, index: Any) -> Tensor:
         return window
     how = _advanced(window, arrays)
     taken = ops.take(_flattened(window, how), how.flat)
-    return _transposed(taken, how.result)
+    result = _transposed(taken, how.result)
+    if window._strides is not None or any(a is not None and a._strides is not None for a in arrays):
+        result._set_strides(_result_strides(window, arrays, how, result.shape))
+    return result
+
+
+def _result_strides(
+    window: Tensor, arrays: Sequence[Tensor | None], how: _Advanced, shape: Shape
+) -> Shape:
+    """The strides that PyTorch gives the result: its axes in the order of the operands' strides."""
+    if 0 in shape:
+        return contiguous_strides(shape)
+    strides = window.stride()
+    rest = tuple(strides[axis] for axis in how.permutation[len(how.extents) :])
+    front, places = how.front, how.flat.ndim
+    steps = [(*rest[:front], *(0,) * places, *rest[front:])]
+    for array in arrays:
+        if array is not None:
+            own = spread_strides(array.shape, array.stride(), how.flat.shape)
+            steps.append((*(0,) * front, *own, *(0,) * (len(rest) - front)))
+    return iterated_strides(shape, steps)
 
 
 @method("__setitem__")

@@ -71,7 +71,7 @@ def check_overlap(x: Tensor, source: Any, exactly: bool = True) -> None:
         not isinstance(source, Tensor)
         or source._cell is not x._cell
         or (exactly and source is x)
-        or not (_fills(x) and _fills(source))
+        or (source is not x and not (_fills(x) and _fills(source)))
     ):
         return
     first, second = x._offset, source._offset
@@ -104,7 +104,7 @@ def write(x: Tensor, new: Tensor, edge: History | None) -> Tensor:
     memory = cell.foreign() if cell.memory is not None else None
     if memory is not None:
         np.copyto(memory.window(x.shape, x.stride(), x._offset), value.host())
-    elif edge is None or not x._moves or x._path is not x._moves:
+    elif x.numel() and (edge is None or not x._moves or x._path is not x._moves):
         _put(x, _through(x, value))
     cell.version += 1
     x._count().count += 1
@@ -135,6 +135,13 @@ def _write_history(x: Tensor, value: Value, edge: History) -> None:
     if base is None:
         x._rebase(edge)
         x._requires = False
+        return
+    if not x.numel():
+        like = value.constant(0)
+        nothing = History.of_function(
+            "write", (base._edge(), edge), base, lambda g: (g, wrap(like, None))
+        )
+        base._rebase(nothing)
         return
     together = x._path is x._moves and x._cell.memory is None
     levels = [wrap(base.value(), base._edge())]
@@ -400,7 +407,8 @@ def _set_data(x: Tensor, new: Tensor) -> None:
     x._strides, x._offset = new._strides, new._offset
     x._memo = None
     x._path = ()
-    x._leaf = None
+    if x._leaf is not None:
+        x._leaf.shape, x._leaf.dtype = x.shape, x.dtype
 
 
 Tensor.data = property(

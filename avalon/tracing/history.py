@@ -188,8 +188,6 @@ def backward(
 
     def send(history: History, cotangent: Any) -> None:
         serial = history.serial
-        if useful is not None and serial not in useful:
-            return
         before = cotangents.get(serial)
         if before is None:
             heapq.heappush(waiting, (-serial, history))
@@ -202,25 +200,30 @@ def backward(
     while waiting:
         _, history = heapq.heappop(waiting)
         cotangent = cotangents.pop(history.serial)
+        # as in PyTorch, who asks for a cotangent in the middle gets it as it was before the hooks
+        ends = useful is not None and not _leads_on(history, useful)
+        if asked is not None and not ends and history.serial in asked:
+            found[history.serial] = cotangent
         if history.hooks or history.keepers:
             cotangent = _observe(history, cotangent, wrap, differentiable)
-        if asked is not None and history.serial in asked:
-            found[history.serial] = cotangent
-        if isinstance(history, Leaf):
-            if asked is None:
-                accumulate(history, cotangent)
+        if ends:
+            if asked is not None and history.serial in asked:
+                found[history.serial] = cotangent
             continue
-        if asked is not None and not any(
-            source is not None and source.serial in (useful or ()) for source in history.inputs
-        ):
+        if isinstance(history, Leaf):
+            accumulate(history, cotangent)
             continue
         made = history.back(cotangent, wrap, differentiable)
         if not retain:
             history.release()
         for source, one in zip(history.inputs, made, strict=True):
-            if source is not None and one is not None:
+            if source is not None and one is not None and (useful is None or source.serial in useful):
                 send(source, one)
     return found
+
+
+def _leads_on(history: History, useful: set[int]) -> bool:
+    return any(source is not None and source.serial in useful for source in history.inputs)
 
 
 def _observe(history: History, cotangent: Any, wrap: Callable[..., Any], differentiable: bool) -> Any:

@@ -251,7 +251,7 @@ class World:
         return (
             tuple(tensor.shape),
             str(tensor.dtype).rpartition(".")[2],
-            tuple(tensor.stride()) if tensor.numel() else (),
+            _strides(tensor),
             tensor.storage_offset() if tensor.numel() else 0,
             tensor.is_contiguous(),
             tensor.requires_grad,
@@ -265,6 +265,12 @@ def _ask(question: Any) -> Any:
         return question()
     except RuntimeError:
         return "error"
+
+
+def _strides(tensor: Any) -> tuple[int, ...]:
+    """The strides that matter."""
+    pairs = zip(tensor.stride(), tensor.shape, strict=True)
+    return tuple(step if extent > 1 else 0 for step, extent in pairs) if tensor.numel() else ()
 
 
 def _elements(tensor: Any) -> bytes:
