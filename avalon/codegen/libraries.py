@@ -54,13 +54,13 @@ def _contraction(
     if name == "contract":
         batches, rows, inner = first.shape
         shape = (batches, rows, inner, second.shape[2])
-        lowering = contraction.cold_contract(target, call.dtype, shape, a, b, y, following)
+        contract = contraction.cold_contract if step.generic else contraction.hot_contract
+        lowering = contract(target, call.dtype, shape, a, b, y, following)
     else:
         parameters = {k: v for k, v in call.parameters.items() if k != "high"}
         shapes = (first.shape, second.shape, call.shape)
-        lowering = contraction.cold_convolve(
-            target, call.dtype, shapes, a, b, y, following, **parameters
-        )
+        convolve = contraction.cold_convolve if step.generic else contraction.hot_convolve
+        lowering = convolve(target, call.dtype, shapes, a, b, y, following, **parameters)
     for nbytes in lowering.temporaries:
         buffers.temporary(nbytes)
     return lowering.kernels, lowering.launches
