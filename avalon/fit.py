@@ -25,7 +25,7 @@ from avalon.checkpoint import Rewind, RunState
 from avalon.data.batches import Batch, as_batch, as_batches, number_of_batches
 from avalon.functions.statistics import argmax
 from avalon.history import History
-from avalon.model import in_mode, named_parameters
+from avalon.model import call, differentiable, in_mode
 from avalon.nonfinite import explain
 from avalon.optim import update
 from avalon.progress import Progress
@@ -106,7 +106,7 @@ def fit(
         None if validation is None else as_batches(validation, batch_size, False, False, None)
     )
     measures = None if metrics is None else {_name(m): _metric(m) for m in metrics}
-    parameters = named_parameters(model)
+    parameters = struct.trained(model)
     if not parameters:
         raise ValueError(
             f"[fit] {type(model).__name__} has nothing to train: no field holds a floating tensor "
@@ -120,7 +120,11 @@ def fit(
     show = Progress(epochs, progress)
     run = _Run(model, loss, step, measured, state, show, schedule, optimizer)
     history = state.history
-    with in_mode(model, training=True), _deferred_interrupts() as interrupted:
+    with (
+        in_mode(model, training=True),
+        differentiable(parameters.values()),
+        _deferred_interrupts() as interrupted,
+    ):
         try:
             while state.epoch < epochs:
                 for _ in run.epoch(loader):
@@ -323,7 +327,7 @@ class _Run:
 def _forward(model: Any, batch: Batch) -> tuple[Any, Any]:
     """The model's outputs and the target; a batch of one tensor is its own target."""
     inputs = batch[:-1] or batch
-    return model(*inputs), batch[-1]
+    return call(model, *inputs), batch[-1]
 
 
 def _no_batches(epoch: int) -> str:

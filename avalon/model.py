@@ -8,12 +8,13 @@ changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from avalon import struct
 from avalon.data.dataset import TensorDataset
+from avalon.errors import AvalonError
 from avalon.functions.shaping import cat
 from avalon.state import IncompatibleKeys, copy_state
 from avalon.tensor import Tensor, no_grad
@@ -33,15 +34,23 @@ def parameters(model: Any) -> list[Tensor]:
     >>> len(av.parameters(Line()))
     2
     """
-    return list(named_parameters(model).values())
-
-
-def named_parameters(model: Any) -> dict[str, Tensor]:
-    """The tensors of `parameters`, by their path in the model."""
-    found = struct.trained(model)
-    for tensor in found.values():
+    found = list(struct.trained(model).values())
+    for tensor in found:
         tensor.requires_grad_()
     return found
+
+
+@contextmanager
+def differentiable(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """A block in which the tensors gather gradients; afterwards those that did not do not."""
+    changed = [tensor for tensor in tensors if not tensor.requires_grad]
+    for tensor in changed:
+        tensor.requires_grad_()
+    try:
+        yield
+    finally:
+        for tensor in changed:
+            tensor.requires_grad_(False)
 
 
 def state_dict(model: Any) -> dict[str, Tensor]:
@@ -108,6 +117,19 @@ def in_mode(model: Any, training: bool) -> Iterator[None]:
             node.training = mode
 
 
+def call(model: Any, *inputs: Any) -> Any:
+    """`model(*inputs)`; an error in a layer of a plain object says where in the object it is."""
+    try:
+        return model(*inputs)
+    except AvalonError as error:
+        layer = getattr(error, "layer", None)
+        if layer is not None and not hasattr(model, "_parameters"):
+            path = next((path for path, node in struct.walk(model) if node is layer), "")
+            if path:
+                error.args = (f"{error.args[0]}\n  at {type(model).__name__}.{path}",)
+        raise
+
+
 def predict(model: Any, x: Any, batch_size: int = 256) -> Any:
     """The model's outputs for all rows of `x`, computed in batches, in evaluation mode.
 
@@ -127,7 +149,7 @@ def predict(model: Any, x: Any, batch_size: int = 256) -> Any:
         raise ValueError("[predict] x has no rows: there is nothing to predict")
     with in_mode(model, training=False), no_grad():
         parts = [
-            model(*inputs.take(range(start, min(start + batch_size, len(inputs)))))
+            call(model, *inputs.take(range(start, min(start + batch_size, len(inputs)))))
             for start in range(0, len(inputs), batch_size)
         ]
         return _joined(parts)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from avalon.tensor import Tensor
@@ -149,6 +150,8 @@ def _fields(node: Any) -> Mapping[Any, Any] | None:
         return node
     if isinstance(node, (list, tuple)):
         return dict(enumerate(node))
+    if not _is_plain(type(node)):
+        return None
     fields: dict[str, Any] = {}
     for kind in reversed(type(node).__mro__):
         slots = kind.__dict__.get("__slots__", ())
@@ -157,3 +160,15 @@ def _fields(node: Any) -> Mapping[Any, Any] | None:
                 fields[name] = getattr(node, name)
     fields.update(getattr(node, "__dict__", {}))
     return fields
+
+
+@cache
+def _is_plain(kind: type) -> bool:
+    """True for classes written in Python, whose instances are nothing but their fields."""
+    if hasattr(kind, "__del__"):
+        return True  # an instance without fields may not die
+    try:
+        object.__new__(kind)
+    except TypeError:  # a set, an array, a file: memory that only its own constructor can make
+        return False
+    return True

@@ -126,6 +126,12 @@ def test_validation_does_not_change_the_training():
     assert bits(one) == bits(other)
 
 
+def test_fields_need_no_gradient_afterwards():
+    model = Plain()
+    fit(model)
+    assert not model.weight.requires_grad
+
+
 def test_modes_are_set_and_put_back():
     model, seen = Net(), []
     model.norm.eval()
@@ -336,7 +342,11 @@ def test_a_loss_that_is_no_number_names_the_operation_and_changes_nothing():
 
 
 def test_the_layer_is_named():
-    class Explodes(Net):
+    class Explodes:
+        def __init__(self):
+            self.hidden = nn.Linear(4, 8)
+            self.out = nn.Linear(8, 2)
+
         def __call__(self, x):
             return F.log_softmax(1 / (self.out(F.relu(self.hidden(x))) * 0), dim=1)
 

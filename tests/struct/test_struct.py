@@ -1,5 +1,6 @@
 """Structures as trees: paths, what is trained, copies of the same form."""
 
+import threading
 from collections import namedtuple
 from dataclasses import dataclass
 
@@ -106,6 +107,16 @@ def test_mapping_follows_cycles():
     layer.itself = layer
     copy = struct.map_leaves(lambda t: t.shape, layer)
     assert copy.itself is copy
+
+
+def test_what_python_did_not_write_is_neither_entered_nor_copied():
+    layer = Layer(ones(1))
+    layer.names, layer.data, layer.lock = {"a"}, np.zeros(3), threading.Lock()
+    copy = struct.map_leaves(lambda t: t.shape, layer)
+    assert (copy.weight, copy.names) == ((1,), {"a"})
+    assert copy.data is layer.data
+    assert copy.lock is layer.lock
+    assert list(struct.leaves([{1, 2}, layer, open, iter([ones(1)])])) == ["1.weight"]
 
 
 def test_a_thousand_levels():
