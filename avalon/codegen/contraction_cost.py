@@ -24,7 +24,9 @@ _STORE = 6.0  # cycles to hand a vector to the epilogue
 _TILE = 20.0  # cycles to begin a tile and to keep its sums
 _UNIT_FLOPS = 2 << 20  # a unit of work should have as many, if there are units enough
 _MOST_UNITS = 32  # that many are enough
-_SUMS = 48 << 10  # bytes of sums that a unit keeps, so that they stay in the first cache
+_SUMS = 160 << 10  # bytes of sums that a unit keeps, so that they stay in the second cache
+_COPIED = 256 << 10  # bytes of x that a unit copies, likewise
+_MOST_BOXES = 6  # sizes of units that are tried for a tile
 _RESIDENT = 384 << 10  # bytes of packed lanes that may stay in the second cache
 _PAGE = 4096  # rows that lie a multiple of it apart share their places in the first cache
 
@@ -32,8 +34,8 @@ _PAGE = 4096  # rows that lie a multiple of it apart share their places in the f
 def choose(target: Target, dtype: DType, problem: Problem, spatial: bool) -> Schedule:
     """The cheapest schedule. `spatial` tells convolutions from matrix products."""
     model = _Model(target, dtype, problem)
-    candidates = list(model.windows() if spatial else model.products())
-    return min(candidates, key=lambda candidate: candidate[0])[1]
+    candidates = model.windows() if spatial else model.products()
+    return min(candidates, key=lambda candidate: model.balanced(*candidate))[1]
 
 
 class _Model:
@@ -54,6 +56,12 @@ class _Model:
         """
         sums = rows * vectors
         return max(sums / 2, (rows + loads) / 2, 2.0 * vectors, 4.0 if sums < 8 else 0.0) + 0.25
+
+    def balanced(self, cost: float, schedule: Schedule) -> float:
+        """The cost with what threads lose that wait for the last unit."""
+        if self.problem.flops < 2 * _UNIT_FLOPS:
+            return cost
+        return cost * (1 + 2 / units(self.problem, schedule))
 
     def tiles(self, rows: int) -> Iterator[tuple[int, int]]:
         """Tiles that fit the registers, with at most `rows` rows."""
@@ -190,7 +198,7 @@ class _Model:
             yield from self._positions_as_lanes()
 
     def _positions_as_rows(self) -> Iterator[tuple[float, Schedule]]:
-        most = 1 if not self.channels else ceil(self.channels / self.width)
+        most = ceil(self.channels / self.width)
         best: tuple[float, int, Box] | None = None
         for vectors in range(1, min(4, most) + 1):
             room = max((rows for rows, v in self.tiles(64) if v == vectors), default=0)
@@ -209,61 +217,67 @@ class _Model:
             return
         cost, vectors, tile = best
         panel = vectors * self.width
-        w_unit = min(ceil(self.channels / panel), max(1, 128 // panel)) * panel
-        box = self._box(tile, w_unit)
-        schedule = Schedule(False, prod(tile), vectors, w_unit, box=box, tile=tile)
+        for panels in (1, 2, 4):
+            if panels > 1 and (panels - 1) * panel >= self.channels:
+                break
+            for box in self._unit_boxes(tile, panels * panel):
+                schedule = Schedule(
+                    False, prod(tile), vectors, panels * panel, box=box, tile=tile
+                )
+                yield self._rows_cost(cost, schedule, box)
+
+    def _rows_cost(self, cost: float, schedule: Schedule, box: Box) -> tuple[float, Schedule]:
+        """The cost of the sums with that of packing, copying, turning and storing."""
         x_groups, w_groups = groups_of(self.problem, schedule)
-        resident = prod(x_groups) > 1 and w_unit * self._span_length() * self.size <= _RESIDENT
-        schedule = replace(schedule, resident=resident)
+        packed = schedule.w_unit * self._span_length() * self.size
+        resident = prod(x_groups) > 1 and packed <= _RESIDENT
+        repeats = 1 if resident else prod(x_groups)
         positions = self.images * prod(self.outputs)
         cost += self._copying(box, x_groups, 1) * w_groups
         cost += self._storing() + self.channels * positions / self.width * _TURN
-        repeats = 1 if resident else prod(x_groups)
         cost += repeats * self.summed * self.channels / self.width * self.packing(False)
-        yield cost, schedule
+        return cost, replace(schedule, resident=resident)
 
     def _positions_as_lanes(self) -> Iterator[tuple[float, Schedule]]:
         strides = [known(stride) for stride in self.problem.stride]
-        pack_rows = summed_in(self.dtype) is not self.dtype
-        for is_flat in (False, True):
-            if is_flat and (strides[1:] != [1, 1] or self.outputs[1] == 1):
+        can_flatten = strides[1:] == [1, 1] and self.outputs[1] > 1
+        for rows, vectors in self.tiles(min(self.channels, 16)):
+            if (vectors > 4 and rows > 1) or (rows * vectors < 8 and rows < self.channels):
                 continue
-            for parts in (1, 2, 3, 4, 8):
-                w_unit = min(self.channels, 64)
-                box = self._box((1, 1, 1, 1), w_unit * parts)
-                box = (box[0], box[1], box[2], self.outputs[2]) if is_flat else box
-                line = box[3]
-                if is_flat:
-                    pitch = self._extent(2, box[3])
-                    line += (box[2] - 1) * pitch
-                lines = self.images * self.outputs[0] * ceil(self.outputs[1] / box[2])
-                lines *= ceil(self.outputs[2] / box[3]) * (1 if is_flat else box[2])
-                best: tuple[float, int, int] | None = None
-                for rows, vectors in self.tiles(w_unit):
-                    tiles = lines * ceil(line / (vectors * self.width))
-                    # Vectors that straddle two cache lines count twice.
-                    cycles = self.step(rows, vectors, 2 * vectors + 1) * self.summed
-                    cost = tiles * ceil(self.channels / rows) * (
-                        cycles + _TILE * max(1, self.blocks.total)
-                    )
-                    if best is None or cost < best[0]:
-                        best = (cost, rows, vectors)
-                if best is None:
-                    continue
-                cost, rows, vectors = best
-                w_unit = min(ceil(self.channels / rows) * rows, ceil(64 / rows) * rows)
-                exact = self.channels % w_unit == 0 or self.channels % w_unit >= rows
-                schedule = Schedule(
-                    True, rows, vectors, w_unit, box=box, is_flat=is_flat,
-                    pack_rows=pack_rows or not exact, pack_lanes=False,
-                )  # fmt: skip
-                x_groups, w_groups = groups_of(self.problem, schedule)
-                cost += self._copying(box, x_groups, strides[2]) * w_groups + self._storing()
-                if schedule.pack_rows:
-                    cost += prod(x_groups) * self.summed * self.packing(False) * ceil(
-                        self.channels / rows
-                    )
-                yield cost, schedule
+            for strips in (1, 2, 4):
+                if strips > 1 and (strips - 1) * rows >= self.channels:
+                    break
+                for box in self._unit_boxes((1, 1, 1, 1), strips * rows):
+                    yield self._lanes_cost(rows, vectors, strips * rows, box, False)
+                    if can_flatten and box[2] > 1 and box[3] >= self.outputs[2]:
+                        yield self._lanes_cost(rows, vectors, strips * rows, box, True)
+
+    def _lanes_cost(
+        self, rows: int, vectors: int, w_unit: int, box: Box, is_flat: bool
+    ) -> tuple[float, Schedule]:
+        x_groups = [
+            ceil(n / size) for n, size in zip((self.images, *self.outputs), box, strict=True)
+        ]
+        line = box[3] + (box[2] - 1) * self._extent(2, box[3]) if is_flat else box[3]
+        lines = prod(x_groups) * box[0] * box[1] * (1 if is_flat else box[2])
+        tiles = lines * ceil(line / (vectors * self.width)) * ceil(self.channels / rows)
+        # Vectors that straddle two cache lines count twice.
+        cycles = self.step(rows, vectors, 2 * vectors + 1) * self.summed
+        cost = tiles * (cycles + _TILE * max(1, self.blocks.total))
+        # The last unit must have a tile's rows, and 16-bit floats are widened by packing.
+        rest = self.channels % w_unit
+        pack = summed_in(self.dtype) is not self.dtype or 0 < rest < rows
+        schedule = Schedule(
+            True, rows, vectors, w_unit, box=box, is_flat=is_flat, pack_rows=pack,
+            pack_lanes=False,
+        )  # fmt: skip
+        split = known(self.problem.stride[2])
+        cost += self._copying(box, x_groups, split) * ceil(self.channels / w_unit)
+        cost += self._storing()
+        if pack:
+            strips = ceil(self.channels / rows)
+            cost += prod(x_groups) * self.summed * self.packing(False) * strips
+        return cost, schedule
 
     def _extent(self, axis: int, positions: int) -> int:
         """How far along an axis of x a block sees for so many positions."""
@@ -276,12 +290,14 @@ class _Model:
         """Cycles to copy what the units see of x."""
         rows = prod(self._extent(axis, box[1 + axis]) for axis in (0, 1))
         pitch = ceil(self._extent(2, box[3]) / split)
+        channels = known(self.problem.lengths[0])
         source = known(self.problem.x_strides[5])
         vector = _COPY + 1 if source * split == 1 else _GATHER
         vectors = ceil(pitch / self.width) * split * vector + 4
-        return prod(x_groups) * self.blocks.total * box[0] * known(
-            self.problem.lengths[0]
-        ) * rows * vectors
+        size = box[0] * channels * rows * pitch * split * self.size
+        if size > _COPIED:
+            vectors *= 4
+        return prod(x_groups) * self.blocks.total * box[0] * channels * rows * vectors
 
     def _storing(self) -> float:
         """Cycles to hand over all of y."""
@@ -307,18 +323,25 @@ class _Model:
             if image <= n and image * middle * c <= room and middle <= b:
                 yield (image, 1, middle, c)
 
-    def _box(self, tile: Box, w_unit: int) -> Box:
-        """The box of a unit: as large as its sums may be, and as units are wanted."""
-        total = self.images * prod(self.outputs)
-        outer = self.groups * self.blocks.spans * ceil(self.channels / max(w_unit, 1))
-        most = max(_SUMS // (self.size * max(w_unit, 1)), prod(tile))
-        if self.blocks.spans == 1:
-            most = min(most, ceil(total * outer / self.wanted_units()))
+    def _unit_boxes(self, tile: Box, w_unit: int) -> Iterator[Box]:
+        """Boxes of a unit: as large as its sums may be, and smaller."""
+        most = _SUMS // (self.size * w_unit)
+        seen: set[Box] = set()
+        while True:
+            box = self._box(tile, most)
+            if box not in seen:
+                seen.add(box)
+                yield box
+            if most <= prod(tile) or len(seen) == _MOST_BOXES:
+                return
+            most //= 2
+
+    def _box(self, tile: Box, most: int) -> Box:
+        """A box of tiles with at most so many positions, inner axes first."""
         box = list(tile)
         extents = (self.images, *self.outputs)
         for axis in (3, 2, 1, 0):
-            inside = prod(box) // box[axis]
-            largest = max(1, most // (inside * tile[axis]))
+            largest = max(1, most // prod(box))
             tiles = ceil(extents[axis] / tile[axis])
             groups = ceil(tiles / largest)
             box[axis] = ceil(tiles / groups) * tile[axis]
