@@ -17,7 +17,13 @@ from avalon.codegen.target import Target
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Node
 from avalon.runtime.plan import (
-    Argument, BufferSpec, CheckSpec, InputSpec, Kernel, Launch, Plan,
+    Argument,
+    BufferSpec,
+    CheckSpec,
+    InputSpec,
+    Kernel,
+    Launch,
+    Plan,
 )  # fmt: skip
 from avalon.schedule.arrange import generic, work_of
 from avalon.schedule.donation import donated_pairs
@@ -94,7 +100,8 @@ class Assembler:
         return self.append(value, "temporary") if found is None else found
 
     def add_nest(self, step: Step) -> None:
-        plan, nest, numbers = self.plan, step.nest, []
+        plan, nest = self.plan, step.nest
+        numbers: list[int] = []
         if step.check is not None:
             stage = nest.stages[0]
             for store in stage.stores:
@@ -161,7 +168,7 @@ class Assembler:
                 target, source = self.resolve(written), self.resolve(read)
                 if target not in outputs or source not in inputs or writers[target] != 1:
                     continue
-                pair = outputs[target], inputs[source]  # type: ignore[index]
+                pair = outputs[target], inputs[source]
                 if pair[1] not in taken and pair[0] not in {o for o, _ in self.plan.donations}:
                     taken.add(pair[1])
                     self.plan.donations.append(pair)

@@ -23,7 +23,18 @@ from avalon.graph.primitive import lookup
 from avalon.runtime.plan import Kernel
 from avalon.schedule.index import Affine, Axis, Dynamic, Quotient, Slot
 from avalon.schedule.loops import (
-    Apply, Coordinate, Expression, Extreme, Inside, Load, Nest, Number, Reduce, Scalar, Stage, Store,
+    Apply,
+    Coordinate,
+    Expression,
+    Extreme,
+    Inside,
+    Load,
+    Nest,
+    Number,
+    Reduce,
+    Scalar,
+    Stage,
+    Store,
 )  # fmt: skip
 
 _LINE = 64  # private buffers start at cache lines
@@ -57,7 +68,9 @@ class NestEmitter:
         self.emit = Emit(symbol, target)
         self.open = 0
         self.lanes: Lanes | None = None
-        self.places: dict[int, Value] = {}  # axis number -> its value, the first lane's if vectorised
+        self.places: dict[
+            int, Value
+        ] = {}  # axis number -> its value, the first lane's if vectorised
         self.known: list[dict[int, Value]] = [{}]
         self.index_dtype = dtypes.int64 if nest.wide else dtypes.int32
         self.rows: dict[Any, set[int]] = {}

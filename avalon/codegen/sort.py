@@ -47,8 +47,12 @@ def argsort_kernel(target: Target, dtype: DType, descending: bool) -> Kernel:
                 high = emit.minimum(emit.add(low, pair), extent)
                 with emit.loop(low, high, carried=(low, middle)) as place:
                     left, right = place.values
-                    first = _at(emit, temporary, source, emit.minimum(left, emit.subtract(middle, 1)))
-                    second = _at(emit, temporary, source, emit.minimum(right, emit.subtract(high, 1)))
+                    first = _at(
+                        emit, temporary, source, emit.minimum(left, emit.subtract(middle, 1))
+                    )
+                    second = _at(
+                        emit, temporary, source, emit.minimum(right, emit.subtract(high, 1))
+                    )
                     before = _comes_before(emit, key(second), key(first), descending)
                     may_left = emit.less(left, middle)
                     may_right = emit.less(right, high)

@@ -13,7 +13,18 @@ from typing import Any
 
 from avalon.schedule.index import Affine, Axis, Dynamic, Quotient, Slot, Variable
 from avalon.schedule.loops import (
-    Apply, Coordinate, Expression, Extreme, Inside, Load, Nest, Number, Reduce, Scalar, Stage, Store,
+    Apply,
+    Coordinate,
+    Expression,
+    Extreme,
+    Inside,
+    Load,
+    Nest,
+    Number,
+    Reduce,
+    Scalar,
+    Stage,
+    Store,
 )  # fmt: skip
 
 _UNIT = 16384  # elementary operations of a unit, about
@@ -167,9 +178,7 @@ def join_loops(nest: Nest) -> Nest:
     axes = [axis for axis in stage.axes if axis.extent != 1]
     if len(axes) > 1:
         forms = forms_of(nest)
-    joined: dict[Axis, Axis | None] = {
-        axis: None for axis in stage.axes if axis.extent == 1
-    }
+    joined: dict[Axis, Axis | None] = {axis: None for axis in stage.axes if axis.extent == 1}
     position = len(axes) - 1
     kept: list[Axis] = []
     extents: dict[Axis, int] = {axis: axis.extent for axis in axes}

@@ -19,7 +19,17 @@ from avalon.schedule.arrange import choose_units, cost_of, join_loops, mark_wide
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.index import Affine, Axis, SplitAxis, variable
 from avalon.schedule.loops import (
-    Apply, Coordinate, Expression, Extreme, Inside, Load, Nest, Number, Reduce, Stage, Store,
+    Apply,
+    Coordinate,
+    Expression,
+    Extreme,
+    Inside,
+    Load,
+    Nest,
+    Number,
+    Reduce,
+    Stage,
+    Store,
 )  # fmt: skip
 from avalon.schedule.pull import SMALL_REDUCTION, Puller, beats, lowering_of, storage
 from avalon.schedule.steps import LibraryStep, Operand, Schedule, Step, Temporary, Value
@@ -27,7 +37,17 @@ from avalon.shape import size_of
 
 # Movements that a consumer can read through: their index maps are linear.
 LINEAR = frozenset(
-    ("reshape", "transpose", "broadcast", "reverse", "slice", "diagonal", "window", "copy", "transfer")
+    (
+        "reshape",
+        "transpose",
+        "broadcast",
+        "reverse",
+        "slice",
+        "diagonal",
+        "window",
+        "copy",
+        "transfer",
+    )
 )
 
 
@@ -52,8 +72,8 @@ class CallScheduler:
         for node in live_calls(self.graph):
             if not (self.reads_through and self.is_view(node)):
                 self.compute(node)
-        for node in self.graph.outputs:
-            self.materialize(node)
+        for output in self.graph.outputs:
+            self.materialize(output)
         return self.schedule
 
     def is_view(self, node: Call) -> bool:
@@ -150,8 +170,14 @@ class CallScheduler:
         written = frozenset(store.argument for store in stage.stores)
         self.schedule.steps.append(
             Step(
-                nest, pull.keys, written, (node, *others), self.generic or check is not None, check,
-                elements, cost,
+                nest,
+                pull.keys,
+                written,
+                (node, *others),
+                self.generic or check is not None,
+                check,
+                elements,
+                cost,
             )
         )
 
@@ -244,8 +270,10 @@ def _narrowed(scheduler: CallScheduler, node: Call, wide: Temporary) -> None:
     """Round a temporary to the type of the call."""
 
     def value(pull: Puller, coordinates: tuple[Affine, ...]) -> Expression:
-        argument = pull.buffer(wide)  # type: ignore[arg-type]
-        return pull.cast(Load(argument, wide.dtype, pull.element(wide, coordinates), ()), node.dtype)
+        argument = pull.buffer(wide)
+        return pull.cast(
+            Load(argument, wide.dtype, pull.element(wide, coordinates), ()), node.dtype
+        )
 
     scheduler.add(node, node, node.shape, value)
 
@@ -283,8 +311,8 @@ def _cumulative(scheduler: CallScheduler, node: Call) -> None:
             back = 1
     at = tuple(coordinates)
     here = pull.value(x, at)
-    argument = pull.buffer(target)  # type: ignore[arg-type]
-    index = pull.element(target, at)  # type: ignore[arg-type]
+    argument = pull.buffer(target)
+    index = pull.element(target, at)
     if is_index:
         value = _running_extreme(pull, node, places, at, argument, here)
     else:
@@ -365,8 +393,8 @@ def _write_updates(
         index = pull.value(indices, at)
         where = (*at[:axis], pull.dynamic(index, base.shape[axis]), *at[axis + 1 :])
     value = pull.cast_stored(pull.value(updates, at), target.dtype)
-    place = pull.element(target, where)  # type: ignore[arg-type]
-    argument = pull.buffer(target)  # type: ignore[arg-type]
+    place = pull.element(target, where)
+    argument = pull.buffer(target)
     if adds:
         value = pull.apply("add", Load(argument, target.dtype, place, ()), value)
     others = [a for a in range(len(loops)) if a not in sequential and updates.shape[a] != 1]
@@ -418,4 +446,3 @@ for _name in ("cumulative_sum", "cumulative_product", "cumulative_argmax", "cumu
     SPECIAL[_name] = _cumulative
 for _name in ("put", "put_add", "scatter", "scatter_add"):
     SPECIAL[_name] = _scatter
-

@@ -11,7 +11,14 @@ from collections.abc import Iterator
 
 from avalon.schedule.index import Affine
 from avalon.schedule.loops import (
-    Apply, Coordinate, Expression, Extreme, Inside, Load, Nest, Reduce,
+    Apply,
+    Coordinate,
+    Expression,
+    Extreme,
+    Inside,
+    Load,
+    Nest,
+    Reduce,
 )  # fmt: skip
 from avalon.schedule.steps import Step, Value
 
@@ -32,20 +39,14 @@ def donated_pairs(step: Step) -> Iterator[tuple[Value, Value]]:
             if argument in step.written or len(forms) != 1:
                 continue
             read = step.keys[argument]
-            if (
-                store.index in forms
-                and read.dtype is written.dtype
-                and read.shape == written.shape
-            ):
+            if store.index in forms and read.dtype is written.dtype and read.shape == written.shape:
                 yield written, read
 
 
 def loads_of(nest: Nest) -> dict[int, set[Affine]] | None:
     """Where each buffer of a nest is read; None if some index is data."""
     found: dict[int, set[Affine]] = {}
-    pending: list[Expression] = [
-        store.value for stage in nest.stages for store in stage.stores
-    ]
+    pending: list[Expression] = [store.value for stage in nest.stages for store in stage.stores]
     seen: set[int] = set()
     while pending:
         e = pending.pop()

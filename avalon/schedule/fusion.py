@@ -54,6 +54,11 @@ class Decision:
         self._weigh()
         self._share()
 
+    def depth(self, node: Call) -> int:
+        """Calls in a row that computing a stored call takes, from the stored values that it reads."""
+        waiting = [self._depth.get(x, 0) for x in node.operands if x not in self.stored]
+        return 1 + max(waiting, default=0)
+
     def is_special(self, node: Node) -> bool:
         """Whether a call has steps of its own."""
         return isinstance(node, Call) and has_own_steps(node)

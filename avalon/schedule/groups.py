@@ -21,6 +21,7 @@ from avalon.shape import size_of
 _MEMBERS = 12  # calls that one kernel stores
 _READS = 24  # buffers that one kernel reads
 _RECENT = 6  # groups of a shape that a call may join
+_DEEPEST = 120  # calls in a row that one kernel computes: what reads a kernel follows them recursively
 
 
 @dataclass(eq=False)
@@ -33,6 +34,7 @@ class Group:
     loops: bool = False  # holds a reduction that is a loop of its own
     special: bool = False
     inputs: set[Node] = field(default_factory=set)  # what it reads that is as large as its result
+    depth: int = 0  # calls in a row
 
 
 class Probe(Puller):
@@ -50,9 +52,7 @@ class Probe(Puller):
         self.place = address(self.home, root.shape)
         self.compute(root, self.home)
 
-    def _value(
-        self, node: Node, coordinates: tuple[Affine, ...], guards: Guards
-    ) -> Expression:
+    def _value(self, node: Node, coordinates: tuple[Affine, ...], guards: Guards) -> Expression:
         if not self.stored(node) and is_large_reduction(node):
             self.loops = True
         return super()._value(node, coordinates, guards)
@@ -75,18 +75,21 @@ def group_calls(decision: Decision) -> list[Group]:
             group = Group(len(groups), [node], _reads_of_special(decision, node), special=True)
         else:
             probe = Probe(decision, node)
-            reads = {leaf for leaf in probe.aligned if isinstance(leaf, Call)}
+            reads: set[Node] = {leaf for leaf in probe.aligned if isinstance(leaf, Call)}
             loops = probe.loops or is_large_reduction(node)
             size = size_of(node.shape)
             close = {leaf for leaf in probe.aligned if loops or size_of(leaf.shape) == size}
-            joined = _find_group(recent.get(node.shape, []), reads, probe, loops, close, home)
+            depth = decision.depth(node)
+            near = [g for g in recent.get(node.shape, []) if g.depth + depth <= _DEEPEST]
+            joined = _find_group(near, reads, probe, loops, close, home)
             if joined is not None:
                 joined.members.append(node)
+                joined.depth += depth
                 joined.reads |= {leaf for leaf in reads if home.get(leaf) is not joined}
                 joined.inputs |= close
                 home[node] = joined
                 continue
-            group = Group(len(groups), [node], reads, loops, False, close)
+            group = Group(len(groups), [node], reads, loops, False, close, depth)
             if 0 not in node.shape:
                 recent.setdefault(node.shape, []).append(group)
                 del recent[node.shape][:-_RECENT]

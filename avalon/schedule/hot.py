@@ -54,8 +54,8 @@ class HotScheduler(CallScheduler):
                 self.compute(group.members[0])
             else:
                 self.add_group(group)
-        for node in self.graph.outputs:
-            self.materialize(self.source(node))
+        for output in self.graph.outputs:
+            self.materialize(self.source(output))
         return self.schedule
 
     def store_narrow(self, groups: list[Group]) -> None:

@@ -61,6 +61,7 @@ class Quotient:
     """floor(source / divisor), or the remainder of that division. `bits`: the axes it depends on."""
 
     __slots__ = ("_hash", "bits", "divisor", "high", "low", "remainder", "source")
+    bits: int
 
     def __init__(self, source: Affine, divisor: Any, remainder: bool, low: int, high: int) -> None:
         self.source = source
@@ -139,6 +140,7 @@ class Affine:
     """offset + sum of coefficient * variable."""
 
     __slots__ = ("_hash", "bits", "offset", "terms")
+    bits: int
 
     def __init__(self, terms: dict[Variable, Any], offset: Any) -> None:
         self.terms = terms
@@ -169,15 +171,11 @@ class Affine:
 
     @property
     def low(self) -> int:
-        return self.offset + sum(
-            c * (v.low if c > 0 else v.high) for v, c in self.terms.items()
-        )
+        return self.offset + sum(c * (v.low if c > 0 else v.high) for v, c in self.terms.items())
 
     @property
     def high(self) -> int:
-        return self.offset + sum(
-            c * (v.high if c > 0 else v.low) for v, c in self.terms.items()
-        )
+        return self.offset + sum(c * (v.high if c > 0 else v.low) for v, c in self.terms.items())
 
     def plus(self, offset: int) -> Affine:
         return Affine(self.terms, self.offset + offset) if offset else self

@@ -15,7 +15,7 @@ from typing import Any
 
 from avalon import dtype as dtypes
 from avalon.dtype import DType
-from avalon.schedule.index import Affine, Axis
+from avalon.schedule.index import Affine, Axis, Dynamic
 
 
 class Expression:
@@ -231,7 +231,9 @@ class Printer:
                 guards = self.guards(store.guards)
                 check = f" check < {store.check[1]} as {store.check[0]}" if store.check else ""
                 value = self.expression(store.value)
-                self.line(f"{self.buffer(store.argument)}[{self.form(store.index)}] = {value}{guards}{check}")
+                self.line(
+                    f"{self.buffer(store.argument)}[{self.form(store.index)}] = {value}{guards}{check}"
+                )
             self.names = known
             self.indent = before
         return "\n".join(self.lines) + ("\nwide\n" if nest.wide else "\n")
@@ -245,16 +247,13 @@ class Printer:
     def form(self, form: Affine) -> str:
         parts = []
         for variable, coefficient in form.terms.items():
-            expression = getattr(variable, "expression", None)
-            if expression is not None:
-                named = f"clamp({self.expression(expression)}, {variable.limit})"  # type: ignore[union-attr]
-            elif isinstance(variable, Axis):
+            if isinstance(variable, Axis):
                 named = f"i{variable.number}"
+            elif isinstance(variable, Dynamic):
+                named = f"clamp({self.expression(variable.expression)}, {variable.limit})"
             else:
-                named = (
-                    f"({self.form(variable.source)} {'mod' if variable.remainder else 'div'} "
-                    f"{variable.divisor})"
-                )
+                kind = "mod" if variable.remainder else "div"
+                named = f"({self.form(variable.source)} {kind} {variable.divisor})"
             parts.append(named if coefficient == 1 else f"{coefficient}*{named}")
         if form.offset != 0 or not parts:
             parts.append(f"{form.offset}")

@@ -21,11 +21,28 @@ from avalon.graph.node import Call, Constant, Input, Node
 from avalon.graph.primitive import Elementwise, Primitive, Reduction
 from avalon.schedule import order
 from avalon.schedule.index import (
-    ZERO, Affine, Axis, Dynamic, address, constant, divide, reshape, variable,
+    ZERO,
+    Affine,
+    Axis,
+    Dynamic,
+    address,
+    constant,
+    divide,
+    reshape,
+    variable,
 )  # fmt: skip
 from avalon.schedule.loops import (
-    Apply, Coordinate, Expression, Extreme, Inside, Load, Number, Reduce, Scalar,
+    Apply,
+    Coordinate,
+    Expression,
+    Extreme,
+    Inside,
+    Load,
+    Number,
+    Reduce,
+    Scalar,
 )  # fmt: skip
+from avalon.schedule.steps import Temporary
 from avalon.shape import size_of
 
 Coordinates = tuple[Affine, ...]
@@ -99,10 +116,15 @@ class Puller:
             self.kinds.append((kind, dtype))
         return position
 
-    def buffer(self, node: Node) -> int:
-        return self.argument(node, "buffer", self.narrow.get(node) or storage(node.dtype)[0])
+    def buffer(self, node: Node | Temporary) -> int:
+        return self.argument(node, "buffer", self.type_of(node))
 
-    def element(self, node: Node, coordinates: Sequence[Affine]) -> Affine:
+    def type_of(self, node: Node | Temporary) -> DType:
+        """The type of the elements of a buffer."""
+        narrow = self.narrow.get(node) if isinstance(node, Node) else None
+        return narrow or storage(node.dtype)[0]
+
+    def element(self, node: Node | Temporary, coordinates: Sequence[Affine]) -> Affine:
         """The number of the element at `coordinates` in the buffer of `node`."""
         index = address(coordinates, node.shape)
         if storage(node.dtype)[1] == 2:
@@ -619,10 +641,14 @@ def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Exp
 def places_one(node: Call) -> bool:
     """Whether a scatter has one update for each row, so that every element can tell if it is meant."""
     _, indices, updates = node.operands
-    return 0 not in updates.shape and indices.shape[node.parameters["axis"]] == 1 and all(
-        extent == other
-        for axis, (extent, other) in enumerate(zip(node.shape, indices.shape, strict=True))
-        if axis != node.parameters["axis"]
+    return (
+        0 not in updates.shape
+        and indices.shape[node.parameters["axis"]] == 1
+        and all(
+            extent == other
+            for axis, (extent, other) in enumerate(zip(node.shape, indices.shape, strict=True))
+            if axis != node.parameters["axis"]
+        )
     )
 
 

@@ -70,8 +70,8 @@ class LibraryStep:
 class Schedule:
     """All steps of a graph, and which buffer each output is.
 
-    `aliases` maps nodes that share the buffer of another node (reshapes) to that node; `narrow` the nodes
-    that lie in a buffer of a smaller type than theirs to that type.
+    `aliases` maps nodes that share the buffer of another node (reshapes) to that node; `narrow`
+    the nodes that lie in a buffer of a smaller type than theirs to that type.
     """
 
     steps: list[Step | LibraryStep] = field(default_factory=list)
