@@ -3,7 +3,7 @@
 Comes in: the machine's architecture. Goes out: the driver's LLVM text, and the layout of the tables
 that it reads (the constants below; every field is one 8-byte word). Guaranteed: each unit of work
 is done exactly once; a launch starts only when all earlier groups are complete; no thread needs
-another one to arrive: chunks are claimed from a counter, and a group is complete when its units are
+another one to arrive: chunks are claimed from counters, and a group is complete when its units are
 done, so a thread that sleeps, or wakes late, delays nobody.
 
     run_alone(job)            -> status   all launches on the calling thread
@@ -29,12 +29,14 @@ JOB_SLOTS, JOB_VALUES = 6, 7
 JOB_GROUPS, JOB_GROUP_COUNT = 8, 9
 JOB_THREADS, JOB_SCRATCH_STRIDE = 10, 11  # thread t has its scratch at arena + t * stride
 JOB_STATUS, JOB_FLUSH = 12, 13
+JOB_COUNTERS = 14  # for each launch, for each thread, how many of its chunks are claimed
 JOB_WORDS = 16
 
-# A launch; the counter that threads claim chunks from has a cache line of its own.
-LAUNCH_FUNCTION, LAUNCH_SLOTS, LAUNCH_WORK, LAUNCH_CHUNK, LAUNCH_GROUP = 0, 1, 2, 3, 4
-LAUNCH_NEXT = 8
-LAUNCH_WORDS = 16
+LAUNCH_FUNCTION, LAUNCH_SLOTS, LAUNCH_WORK, LAUNCH_GROUP = 0, 1, 2, 3
+LAUNCH_CHUNK, LAUNCH_CHUNKS = 4, 5  # units in a chunk, and how many chunks there are
+LAUNCH_WORDS = 8
+
+COUNTER_WORDS = 8  # a cache line of its own
 
 # A group of launches without a barrier between them.
 GROUP_TOTAL, GROUP_DONE = 0, 1
@@ -192,24 +194,25 @@ done:
 
 # Put the counters of launches and groups back to zero.
 _RESET = f"""
-{_get("launches", "%job", JOB_LAUNCHES, "ptr")}
+{_get("counters", "%job", JOB_COUNTERS, "ptr")}
+{_get("threads", "%job", JOB_THREADS)}
 {_get("launch.count", "%job", JOB_LAUNCH_COUNT)}
 {_get("groups", "%job", JOB_GROUPS, "ptr")}
 {_get("group.count", "%job", JOB_GROUP_COUNT)}
-  br label %launch
-launch:
-  %l = phi i64 [ 0, %entry ], [ %l.next, %launch.one ]
-  %l.more = icmp slt i64 %l, %launch.count
-  br i1 %l.more, label %launch.one, label %group
-launch.one:
-  %l.word = mul i64 %l, {LAUNCH_WORDS}
-  %l.record = getelementptr i64, ptr %launches, i64 %l.word
-{_at("l.counter", "%l.record", LAUNCH_NEXT)}
-  store i64 0, ptr %l.counter
-  %l.next = add i64 %l, 1
-  br label %launch
+  %counter.count = mul i64 %launch.count, %threads
+  br label %counter
+counter:
+  %c = phi i64 [ 0, %entry ], [ %c.next, %counter.one ]
+  %c.more = icmp slt i64 %c, %counter.count
+  br i1 %c.more, label %counter.one, label %group
+counter.one:
+  %c.word = mul i64 %c, {COUNTER_WORDS}
+{_at("c.counter", "%counters", "%c.word")}
+  store i64 0, ptr %c.counter
+  %c.next = add i64 %c, 1
+  br label %counter
 group:
-  %g = phi i64 [ 0, %launch ], [ %g.next, %group.one ]
+  %g = phi i64 [ 0, %counter ], [ %g.next, %group.one ]
   %g.more = icmp slt i64 %g, %group.count
   br i1 %g.more, label %group.one, label %done
 group.one:
@@ -259,8 +262,12 @@ done:
   ret i64 %result
 """
 
-# One thread's part in a job: walk the launches in order, claim chunks, wait between groups.
+# One thread's part in a job: walk the launches in order, claim chunks, wait between groups. Each
+# thread has a share of a launch's chunks, the same share of each launch, for what it wrote before
+# lies in its cache; when its own are claimed it helps the next thread with the rest.
 _WORK = f"""
+{_get("counters", "%job", JOB_COUNTERS, "ptr")}
+{_get("threads", "%job", JOB_THREADS)}
 {_get("flush", "%job", JOB_FLUSH)}
 {_get("launches", "%job", JOB_LAUNCHES, "ptr")}
 {_get("count", "%job", JOB_LAUNCH_COUNT)}
@@ -285,15 +292,16 @@ one:
 {_get("slots", "%record", LAUNCH_SLOTS, "ptr")}
 {_get("work", "%record", LAUNCH_WORK)}
 {_get("chunk", "%record", LAUNCH_CHUNK)}
+{_get("chunks", "%record", LAUNCH_CHUNKS)}
 {_get("group", "%record", LAUNCH_GROUP)}
-{_at("next", "%record", LAUNCH_NEXT)}
+  %own.counters = mul i64 %i, %threads
   %group.word = mul i64 %group, {GROUP_WORDS}
   %group.record = getelementptr i64, ptr %groups, i64 %group.word
 {_get("total", "%group.record", GROUP_TOTAL)}
 {_at("finished", "%group.record", GROUP_DONE)}
   %i.next = add i64 %i, 1
   %same = icmp eq i64 %group, %running
-  br i1 %same, label %look, label %barrier
+  br i1 %same, label %shares, label %barrier
 barrier:
   %before.word = mul i64 %running, {GROUP_WORDS}
   %before = getelementptr i64, ptr %groups, i64 %before.word
@@ -302,16 +310,36 @@ barrier:
   call void @await(ptr %pool, ptr %before.done, i64 %before.total)
   %failed = load atomic i64, ptr %status monotonic, align 8
   %good = icmp eq i64 %failed, 0
-  br i1 %good, label %look, label %done
-look:
+  br i1 %good, label %shares, label %done
+shares:
+  %s = phi i64 [ 0, %one ], [ 0, %barrier ], [ %s.next, %claimed ]
+  %s.more = icmp slt i64 %s, %threads
+  br i1 %s.more, label %share, label %exhausted
+share:
+  %s.next = add i64 %s, 1
+  %owner.sum = add i64 %thread, %s
+  %owner = srem i64 %owner.sum, %threads
+  %owner.next = add i64 %owner, 1
+  %first.part = mul i64 %chunks, %owner
+  %first = sdiv i64 %first.part, %threads
+  %last.part = mul i64 %chunks, %owner.next
+  %last = sdiv i64 %last.part, %threads
+  %share.size = sub i64 %last, %first
+  %counter.number = add i64 %own.counters, %owner
+  %counter.word = mul i64 %counter.number, {COUNTER_WORDS}
+{_at("next", "%counters", "%counter.word")}
   %seen = load atomic i64, ptr %next monotonic, align 8
-  %left = icmp slt i64 %seen, %work
-  br i1 %left, label %claim, label %exhausted
+  %left = icmp slt i64 %seen, %share.size
+  br i1 %left, label %claim, label %claimed
+claimed:
+  br label %shares
 claim:
-  %begin = atomicrmw add ptr %next, i64 %chunk monotonic
-  %mine = icmp slt i64 %begin, %work
-  br i1 %mine, label %run, label %exhausted
+  %turn = atomicrmw add ptr %next, i64 1 monotonic
+  %mine = icmp slt i64 %turn, %share.size
+  br i1 %mine, label %run, label %claimed
 run:
+  %number = add i64 %first, %turn
+  %begin = mul i64 %number, %chunk
   %unclipped = add i64 %begin, %chunk
   %inside = icmp slt i64 %unclipped, %work
   %end = select i1 %inside, i64 %unclipped, i64 %work
@@ -324,7 +352,7 @@ run:
 announce:
   call void @notify(ptr %pool)
   br label %exhausted
-exhausted:
+exhausted: ; nothing is left of this launch
   br label %launch
 done:
   call void @leave(i64 %control)
@@ -502,7 +530,11 @@ join:
   %joined = atomicrmw add ptr %active, i64 1 seq_cst
   %job = load atomic ptr, ptr %current seq_cst, align 8
   %gone = icmp eq ptr %job, null
-  br i1 %gone, label %leave, label %help
+  br i1 %gone, label %leave, label %look.closer
+look.closer:
+{_get("threads", "%job", JOB_THREADS)}
+  %wanted = icmp slt i64 %thread, %threads
+  br i1 %wanted, label %help, label %leave
 help:
   call void @work(ptr %pool, ptr %job, i64 %thread)
   br label %leave

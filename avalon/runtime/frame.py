@@ -56,6 +56,7 @@ class Frame:
         flush: whether denormals are flushed.
         arena_bytes: memory that a call needs: each thread's scratch, then the temporaries.
         table: where the call's values go.
+        gain: the share of a lone thread's time that the other threads save, about.
     """
 
     def __init__(self, parts: Parts, threads: int, flush: bool) -> None:
@@ -72,6 +73,7 @@ class Frame:
         job = places.add(driver.JOB_WORDS)
         launches = places.add(driver.LAUNCH_WORDS * len(plan.launches))
         groups = places.add(driver.GROUP_WORDS * len(units))
+        counters = places.add(driver.COUNTER_WORDS * len(plan.launches) * threads)
         status = places.add(2)
         values = places.add(parts.values.count)
         slots = places.add(slot_count)
@@ -89,7 +91,9 @@ class Frame:
             words[record + driver.LAUNCH_FUNCTION] = parts.addresses[launch.kernel]
             words[record + driver.LAUNCH_SLOTS] = start + slot * _WORD
             words[record + driver.LAUNCH_WORK] = launch.work
-            words[record + driver.LAUNCH_CHUNK] = chunk_units(launch, threads)
+            chunk = chunk_units(launch, threads)
+            words[record + driver.LAUNCH_CHUNK] = chunk
+            words[record + driver.LAUNCH_CHUNKS] = -(-launch.work // chunk)
             words[record + driver.LAUNCH_GROUP] = parts.groups[number]
             for argument in launch.arguments:
                 kind, content = _source(parts, argument)
@@ -114,6 +118,7 @@ class Frame:
             (driver.JOB_VALUES, values),
             (driver.JOB_GROUPS, groups),
             (driver.JOB_STATUS, status),
+            (driver.JOB_COUNTERS, counters),
         ):
             words[job + word] = start + place * _WORD
         words[job + driver.JOB_LAUNCH_COUNT] = len(plan.launches)
@@ -124,6 +129,7 @@ class Frame:
         words[job + driver.JOB_SCRATCH_STRIDE] = stride
         words[job + driver.JOB_FLUSH] = int(flush)
 
+        self.gain = shared_gain(plan, threads)
         self._words = (ctypes.c_int64 * places.words).from_address(start)
         struct.pack_into(f"<{places.words}q", self._words, 0, *words)
         self._status = status
@@ -170,6 +176,20 @@ def chunk_units(launch: Launch, threads: int) -> int:
     if launch.flops or launch.bytes:
         chunks = min(chunks, max(1, estimate(launch) // _CHUNK_NANOSECONDS))
     return max(1, -(-launch.work // chunks))
+
+
+def shared_gain(plan: Plan, threads: int) -> float:
+    """The share of a lone thread's time that all threads together save, by the estimates.
+
+    Launches of a few chunks gain little, and those of one chunk nothing.
+    """
+    alone = together = 0.0
+    for launch in plan.launches:
+        if launch.work:
+            chunks = -(-launch.work // chunk_units(launch, threads))
+            alone += estimate(launch)
+            together += estimate(launch) * -(-chunks // threads) / chunks
+    return 1 - together / alone if alone else 0.0
 
 
 def estimate(launch: Launch) -> int:

@@ -111,14 +111,14 @@ class Program:
         except (struct.error, OverflowError, AttributeError, IndexError, TypeError):
             outputs = [Buffer(nbytes) for nbytes in self._output_bytes]
             values.write_carefully(frame.table, arena, inputs, outputs)
-        cost = self._nanoseconds
+        cost = self._nanoseconds  # of a lone thread
         started = perf_counter_ns()
-        if cost < threads.SHARE_NANOSECONDS or frame.threads == 1:
+        if cost * frame.gain < threads.WORTHWHILE_NANOSECONDS:
             failed = self._driver.run_alone[cost > threads.RELEASE_NANOSECONDS](frame.address)
             elapsed = perf_counter_ns() - started
         else:
-            failed, parts = self._run_shared(frame, cost)
-            elapsed = (perf_counter_ns() - started) * parts
+            failed, gain = self._run_shared(frame, cost)
+            elapsed = int((perf_counter_ns() - started) / (1 - gain))
         # The lesser of two calls in a row: one that was interrupted does not count.
         self._nanoseconds = min(elapsed, self._before)
         self._before = elapsed
@@ -153,16 +153,16 @@ class Program:
     def _new_frame(self) -> Frame:
         return Frame(self._parts, max(1, settings.threads), settings.flush_denormals)
 
-    def _run_shared(self, frame: Frame, cost: int) -> tuple[int, int]:
-        """Run with the workers' help; return the status and how many threads there were."""
+    def _run_shared(self, frame: Frame, cost: int) -> tuple[int, float]:
+        """Run with the workers' help; return the status and the share of time that saved."""
         workers = threads.workers()
         release = cost > threads.RELEASE_NANOSECONDS
         if not workers.lock.acquire(blocking=False):
             # another call has the workers; waiting for it would take longer than going alone
-            return self._driver.run_alone[release](frame.address), 1
+            return self._driver.run_alone[release](frame.address), 0.0
         try:
             run = self._driver.run_shared[release]
-            return run(workers.address, frame.address), frame.threads
+            return run(workers.address, frame.address), frame.gain
         finally:
             workers.lock.release()
 

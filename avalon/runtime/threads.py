@@ -24,8 +24,9 @@ from avalon.runtime import buffer, cache, driver, library
 from avalon.runtime.plan import Kernel
 from avalon.settings import settings
 
-# A caller that would work this long alone wakes the workers; below it, waiting for them costs more.
-SHARE_NANOSECONDS = 40_000
+# A caller asks the workers for help if that saves so much time; below it, waking and waiting for
+# them costs more.
+WORTHWHILE_NANOSECONDS = 20_000
 # Releasing the GIL beside a busy Python thread costs a switch interval (5 ms) to get it back.
 RELEASE_NANOSECONDS = 200_000
 

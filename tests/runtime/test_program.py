@@ -12,7 +12,7 @@ import torch
 from avalon import dtype
 from avalon.errors import IndexOutOfRange
 from avalon.runtime.buffer import Buffer
-from avalon.runtime.frame import chunk_units
+from avalon.runtime.frame import chunk_units, shared_gain
 from avalon.runtime.plan import Argument, BufferSpec, InputSpec, Kernel, Launch, Plan
 from avalon.runtime.program import Program
 from avalon.runtime.values import scalar_bits
@@ -323,6 +323,55 @@ def test_kernels_can_be_read():
     assert "define void @add" in kernel.text
     assert "add:" in kernel.assembly
     assert kernel.loops == ""
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+def test_each_unit_is_done_exactly_once(threads):
+    """The kernel counts in its input how often each unit came by."""
+    text = """
+define void @count(ptr %slots, i64 %begin, i64 %end, ptr %scratch) nounwind {
+entry:
+  %counts = load ptr, ptr %slots
+  br label %loop
+loop:
+  %i = phi i64 [ %begin, %entry ], [ %next, %loop ]
+  %e = getelementptr i64, ptr %counts, i64 %i
+  %old = atomicrmw add ptr %e, i64 1 monotonic
+  %next = add i64 %i, 1
+  %more = icmp slt i64 %next, %end
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}
+"""
+    plan = Plan("count", "plain", kernels={"count": Kernel("count", text)})
+    settings.threads = threads
+    for position, work in enumerate((1, 2, 3, 5, 12, 13, 100, 1001)):
+        plan.buffers.append(BufferSpec(8 * work, "int64", (work,), "input", position))
+        plan.inputs.append(InputSpec((work,), "int64", False, position))
+        arguments = (Argument("buffer", position),)
+        plan.launches.append(Launch("count", arguments, work, flops=10**7))
+    program = Program(plan)
+    inputs = [Buffer.from_numpy(np.zeros(spec.shape, "int64")) for spec in plan.inputs]
+    for _ in range(20):
+        program._nanoseconds = program._before = 10**7
+        program.run(inputs)
+    for given, spec in zip(inputs, plan.inputs, strict=True):
+        assert (given.as_numpy(dtype.int64, spec.shape) == 20).all()
+
+
+def test_sharing_gains_what_can_be_cut():
+    def plan_of(*works):
+        plan = Plan("gain", "plain")
+        plan.launches = [Launch("k", (), work, flops=10**8) for work in works]
+        return plan
+
+    assert shared_gain(plan_of(1, 1), 2) == 0
+    assert shared_gain(plan_of(1000), 1) == 0
+    assert shared_gain(plan_of(1200), 2) == pytest.approx(0.5)
+    assert shared_gain(plan_of(1, 1200), 4) == pytest.approx(0.375)
+    assert shared_gain(plan_of(0), 4) == 0
+    assert shared_gain(plan_of(), 4) == 0
 
 
 @pytest.mark.parametrize("work", [1, 7, 100, 10**6])
