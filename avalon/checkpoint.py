@@ -19,6 +19,7 @@ from avalon.data.batches import Batch, number_of_batches
 from avalon.errors import CheckpointError
 from avalon.history import History
 from avalon.model import load_state_dict, state_dict
+from avalon.optim import Optimizer
 from avalon.random import Generator, default_generator
 from avalon.save import load, save
 from avalon.tensor import Tensor, no_grad
@@ -35,9 +36,12 @@ class RunState:
         history: what was measured in the epochs that are over.
     """
 
-    def __init__(self, model: Any, optimizer: Any, loader: Iterable[Any]) -> None:
+    def __init__(
+        self, model: Any, optimizer: Optimizer, loader: Iterable[Any], schedule: Any = None
+    ) -> None:
         self.model = model
         self.optimizer = optimizer
+        self.schedule = schedule
         self.epoch = 0
         self.batch = 0
         self.history = History()
@@ -103,6 +107,8 @@ class RunState:
             "optimizer": self.optimizer.state_dict(),
             "position": position,
         }
+        if hasattr(self.schedule, "state_dict"):
+            parts["schedule"] = self.schedule.state_dict()
         save(parts, path)
 
     def load(self, path: Path) -> None:
@@ -125,6 +131,8 @@ class RunState:
             )
         load_state_dict(self.model, parts["model"])
         self.optimizer.load_state_dict(parts["optimizer"])
+        if hasattr(self.schedule, "load_state_dict") and "schedule" in parts:
+            self.schedule.load_state_dict(parts["schedule"])
         self.epoch = position["epoch"]
         self.batch = position["batch"]
         self._sums = position["sums"]

@@ -23,14 +23,16 @@ from typing import Any
 from avalon import struct
 from avalon.checkpoint import Rewind, RunState
 from avalon.data.batches import Batch, as_batch, as_batches, number_of_batches
-from avalon.functions.statistics import argmax
+from avalon.functions import argmax, clamp
 from avalon.history import History
-from avalon.model import call, differentiable, in_mode
+from avalon.model import call, in_mode
+from avalon.nn.utils.clip import get_total_norm
 from avalon.nonfinite import explain
-from avalon.optim import update
+from avalon.optim import Optimizer, update
 from avalon.progress import Progress
 from avalon.random import Generator
-from avalon.tensor import Tensor, grad, no_grad, tensor
+from avalon.tensor import Tensor, no_grad, tensor
+from avalon.transforms import grad
 
 Metric = Callable[[Any, Any], Any]
 Step = Callable[[Batch], tuple[Tensor, ...]]
@@ -40,7 +42,7 @@ def fit(
     model: Any,
     data: Any,
     loss: Callable[[Any, Any], Tensor],
-    optimizer: Any,
+    optimizer: Optimizer,
     *,
     epochs: int = 1,
     batch_size: int = 32,
@@ -106,25 +108,20 @@ def fit(
         None if validation is None else as_batches(validation, batch_size, False, False, None)
     )
     measures = None if metrics is None else {_name(m): _metric(m) for m in metrics}
-    parameters = struct.trained(model)
-    if not parameters:
+    if not struct.trained(model):
         raise ValueError(
             f"[fit] {type(model).__name__} has nothing to train: no field holds a floating tensor "
             f"that is not a buffer. Give it nn.Parameter fields, or requires_grad_() what is frozen"
         )
     measured = _Measured(measures)
-    step = training_step(model, loss, optimizer, parameters, clip, measured)
-    state = RunState(model, optimizer, loader)
+    step = training_step(model, loss, optimizer, clip, measured)
+    state = RunState(model, optimizer, loader, schedule)
     if resume and checkpoint is not None and Path(checkpoint).exists():
         state.load(Path(checkpoint))
     show = Progress(epochs, progress)
     run = _Run(model, loss, step, measured, state, show, schedule, optimizer)
     history = state.history
-    with (
-        in_mode(model, training=True),
-        differentiable(parameters.values()),
-        _deferred_interrupts() as interrupted,
-    ):
+    with in_mode(model, training=True), _deferred_interrupts() as interrupted:
         try:
             while state.epoch < epochs:
                 for _ in run.epoch(loader):
@@ -155,8 +152,7 @@ def fit(
 def training_step(
     model: Any,
     loss: Callable[[Any, Any], Tensor],
-    optimizer: Any,
-    parameters: dict[str, Tensor],
+    optimizer: Optimizer,
     clip: float | None,
     measured: _Measured,
 ) -> Step:
@@ -164,41 +160,39 @@ def training_step(
 
     The function reads no value and branches on none, so that it can be compiled.
     """
-    tensors = list(parameters.values())
 
     def step(batch: Batch) -> tuple[Tensor, ...]:
-        outputs, target = _forward(model, batch)
-        value = loss(outputs, target)
-        gradients = grad(value, tensors, allow_unused=True)
-        _check_reached(parameters, gradients)
+        def cost(model: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+            outputs, target = _forward(model, batch)
+            return loss(outputs, target), measured(outputs, target)
+
+        (value, measures), (gradients,) = grad(cost, model)
+        _check_reached(model, gradients)
         if clip is not None:
             gradients = clipped(gradients, clip)
-        apply_gradients(optimizer, model, tensors, gradients)
-        return (value.detach(), *measured(outputs, target))
+        apply_gradients(optimizer, model, gradients)
+        return (value, *measures)
 
     return step
 
 
-def clipped(gradients: Sequence[Tensor], limit: float) -> tuple[Tensor, ...]:
-    """The gradients, scaled so that their norm together is at most `limit`, as in PyTorch."""
-    norms = [(g.float() * g.float()).sum() for g in gradients]
-    total = sum(norms[1:], start=norms[0]).sqrt()
-    factor = (limit / (total + 1e-6)).clamp(max=1.0)
-    return tuple(g * factor.to(g.dtype) for g in gradients)
+def clipped(gradients: Any, limit: float) -> Any:
+    """A structure of gradients, scaled so that their norm together is at most `limit`."""
+    total = get_total_norm(struct.leaves(gradients).values())
+    factor = clamp(limit / (total + 1e-6), max=1.0)
+    return struct.map_leaves(lambda gradient: gradient * factor.to(gradient.dtype), gradients)
 
 
-def apply_gradients(
-    optimizer: Any, model: Any, tensors: Sequence[Tensor], gradients: Sequence[Tensor]
-) -> None:
+def apply_gradients(optimizer: Optimizer, model: Any, gradients: Any) -> None:
     """Let the optimizer take a step, whichever way it was made."""
-    if optimizer.param_groups:
-        for parameter, gradient in zip(tensors, gradients, strict=True):
-            parameter.grad = gradient
-        optimizer.step()
-        optimizer.zero_grad()
+    if not optimizer.param_groups:
+        update(optimizer, model, gradients)
         return
-    found = dict(zip(map(id, tensors), gradients, strict=True))
-    update(optimizer, model, struct.map_leaves(lambda leaf: found.get(id(leaf)), model))
+    found = struct.leaves(gradients)
+    for path, parameter in struct.trained(model).items():
+        parameter.grad = found[path]
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def accuracy(outputs: Tensor, target: Tensor) -> Tensor:
@@ -308,10 +302,7 @@ class _Run:
     def _set_rate(self, epoch: float) -> None:
         if self.schedule is None or hasattr(self.schedule, "step"):
             return
-        rate = float(self.schedule(epoch))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.lr = rate
+        self.optimizer.lr = float(self.schedule(epoch))
 
     def _stop_at(self, batch: Batch, value: float) -> None:
         """Go back to before the batch whose loss is not finite, and say where that arose."""
@@ -339,8 +330,9 @@ def _no_batches(epoch: int) -> str:
     )
 
 
-def _check_reached(parameters: dict[str, Tensor], gradients: Sequence[Any]) -> None:
-    left = [path for path, g in zip(parameters, gradients, strict=True) if g is None]
+def _check_reached(model: Any, gradients: Any) -> None:
+    found = struct.leaves(gradients)
+    left = [path for path in struct.trained(model) if path not in found]
     if left:
         shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
         raise ValueError(

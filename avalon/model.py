@@ -8,7 +8,7 @@ changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,19 +38,6 @@ def parameters(model: Any) -> list[Tensor]:
     for tensor in found:
         tensor.requires_grad_()
     return found
-
-
-@contextmanager
-def differentiable(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """A block in which the tensors gather gradients; afterwards those that did not do not."""
-    changed = [tensor for tensor in tensors if not tensor.requires_grad]
-    for tensor in changed:
-        tensor.requires_grad_()
-    try:
-        yield
-    finally:
-        for tensor in changed:
-            tensor.requires_grad_(False)
 
 
 def state_dict(model: Any) -> dict[str, Tensor]:
