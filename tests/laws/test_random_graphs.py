@@ -47,7 +47,8 @@ class Maker:
         x = self.any()
         made = self.pick(
             [self.unary, self.binary, self.binary, self.choose, self.move, self.reduce, self.part,
-             self.multiply_matrices, self.number]
+             self.multiply_matrices, self.number, self.pool, self.choose_rows, self.along,
+             self.convolve, self.diagonal]
         )(x)  # fmt: skip
         if made is not None and np.prod(made.shape) <= 200:
             self.floats.append(made)
@@ -103,6 +104,75 @@ class Maker:
         a = ops.reshape(self.fit(x, (4, 6)), shape=(1, 4, 6))
         b = ops.reshape(self.fit(self.any(), (6, 4)), shape=(1, 6, 4))
         return ops.reshape(ops.contract(a, b), shape=(4, 4))
+
+    def pool(self, x):
+        """Windows: their sum, their first maximum, or written back."""
+        if not x.ndim or min(x.shape) < 2:
+            return None
+        axis = int(self.rng.integers(x.ndim))
+        stride = int(self.rng.integers(1, 3))
+        places = {"axes": (axis,), "sizes": (2,), "strides": (stride,), "dilations": (1,)}
+        seen = ops.window(x, **places)
+        how = self.rng.integers(4)
+        if how == 0:
+            return ops.reduce_sum(seen, axes=(x.ndim,))
+        if how == 1:
+            return ops.fold_window(seen * seen, shape=x.shape, **places)
+        if how == 2:
+            return ops.assign_window(x, ops.exp(seen), **places)
+        best = ops.argmax(seen, axis=x.ndim)
+        best = ops.reshape(best, shape=(*best.shape, 1))
+        return ops.reshape(ops.gather(seen, best, axis=x.ndim), shape=seen.shape[:-1])
+
+    def indices(self, shape, size):
+        """Whole numbers in [0, size) that are computed from a float."""
+        raw = ops.absolute(self.fit(self.any(), shape))
+        whole = ops.cast(ops.minimum(raw, raw.constant(1000.0)), dtype=dtypes.int64)
+        found = ops.remainder(whole, whole.constant(size))
+        return ops.check_index(found, size=size, message="index {value}")
+
+    def choose_rows(self, x):
+        if not x.ndim or 0 in x.shape:
+            return None
+        rows = self.indices((3,), x.shape[0])
+        taken = ops.take(x, rows)
+        how = self.rng.integers(3)
+        if how == 0:
+            return taken
+        primitive = ops.put if how == 1 else ops.put_add
+        return primitive(x, rows, ops.tanh(taken))
+
+    def along(self, x):
+        if not x.ndim or 0 in x.shape:
+            return None
+        axis = int(self.rng.integers(x.ndim))
+        indices = self.indices(x.shape, x.shape[axis])
+        how = self.rng.integers(4)
+        if how == 0:
+            return ops.gather(x, indices, axis=axis)
+        if how == 1:
+            return ops.scatter_add(x, indices, ops.sin(x), axis=axis)
+        if how == 2:
+            return ops.scatter(x, indices, ops.sin(x), axis=axis)
+        return ops.gather(x, ops.argsort(x, axis=axis, descending=False), axis=axis)
+
+    def convolve(self, x):
+        image = ops.reshape(self.fit(x, (4, 6)), shape=(1, 1, 1, 4, 6))
+        kernel = ops.reshape(self.fit(self.any(), (24,)), shape=(1, 2, 1, 3, 4))
+        found = ops.convolve(
+            image, kernel, stride=(2, 1), input_dilation=(1, 1), kernel_dilation=(1, 1),
+            low=(1, 0), high=(1, 1), flip=False,
+        )  # fmt: skip
+        return ops.reshape(found, shape=found.shape[2:])
+
+    def diagonal(self, x):
+        if x.ndim < 2:
+            return None
+        place = {"offset": int(self.rng.integers(-1, 2)), "axis1": 0, "axis2": 1}
+        taken = ops.diagonal(x, **place)
+        if self.rng.random() < 0.5:
+            return taken
+        return ops.assign_diagonal(x, ops.negative(taken), **place)
 
 
 def make(seed, dtype, steps=25):
