@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
-from avalon import ops
 from avalon.device import CPU, Device
 from avalon.dtype import DType
 from avalon.errors import AutogradError, DTypeError, ShapeError, TraceError
@@ -269,10 +268,9 @@ class Tensor:
         view._offset = offset
         base = self if self._base is None else self._base
         view._base = base
-        view._moves = joined(self._cell.shape, self._moves, moves)
+        view._moves = self._moves + moves
         # one tuple where both paths are the same: then a write does value and history together
-        same = self._path is self._moves
-        view._path = view._moves if same else joined(base.shape, self._path, moves)
+        view._path = view._moves if self._path is self._moves else self._path + moves
         if base._counter is None:
             base._counter = Counter()
         view._counter = base._counter
@@ -419,12 +417,11 @@ class Tensor:
         """Keep this tensor's gradient in `.grad`, though it is not a leaf."""
         if not self.requires_grad:
             raise AutogradError("[retain_grad] can't retain_grad on Tensor that has requires_grad=False")
-        if self.is_leaf:
-            return
-        history = self._edge()
-        assert history is not None
-        if not self.retains_grad:
-            history.keep(self)
+        if self._history is not None:
+            history = self.grad_fn
+            assert history is not None
+            if not history.keeps(self):
+                history.keep(self)
 
     @property
     def retains_grad(self) -> bool:
@@ -494,6 +491,15 @@ class Tensor:
         """Elements from the start of the storage to this tensor's first."""
         return self._offset
 
+    def _same_window(self, other: Tensor) -> bool:
+        """True if both show the same elements of the same storage."""
+        return (
+            self._cell is other._cell
+            and self._offset == other._offset
+            and self.shape == other.shape
+            and self.stride() == other.stride()
+        )
+
     def numel(self) -> int:
         """Number of elements."""
         return prod(self.shape)
@@ -545,43 +551,6 @@ def continued(edge: History, start: Any, moves: Sequence[Move]) -> History:
         assert made is not None
         edge, before = made, after
     return edge
-
-
-def joined(start: Shape, path: tuple[Move, ...], moves: tuple[Move, ...]) -> tuple[Move, ...]:
-    """A path from something of shape `start` with movements added. A slice of what was expanded becomes
-    an expansion of a slice, so that a window that shows each element once can be written.
-    """
-    if not path or not moves:
-        return path + moves
-    last, first = path[-1], moves[0]
-    if last.primitive is not ops.broadcast or first.primitive is not ops.slice:
-        return path + moves
-    before = path[-2].shape if len(path) > 1 else start
-    added = len(last.shape) - len(before)
-    numbers = iter(first.operands)
-    starts: list[int | None] = []
-    kept: list[Value] = []
-    sizes: list[int] = []
-    steps: list[int] = []
-    for axis, fixed in enumerate(first.parameters["starts"]):
-        number = next(numbers) if fixed is None else None
-        place = axis - added
-        if place < 0:
-            continue
-        repeated = before[place] != last.shape[axis]
-        starts.append(0 if repeated else fixed)
-        sizes.append(1 if repeated else first.shape[axis])
-        steps.append(1 if repeated else first.parameters["steps"][axis])
-        if number is not None and not repeated:
-            kept.append(number)
-    short = tuple(sizes)
-    fresh = Move(
-        ops.slice, tuple(kept),
-        {"starts": tuple(starts), "sizes": short, "steps": tuple(steps)}, short,
-    )  # fmt: skip
-    widen = ops.reshape if prod(short) == prod(first.shape) else ops.broadcast
-    again = Move(widen, (), {"shape": first.shape}, first.shape)
-    return (*path[:-1], fresh, again, *moves[1:])
 
 
 def elementwise_strides(shape: Shape, operands: Sequence[Any], alike: bool = True) -> Shape:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avalon.errors import AutogradError, ShapeError
-from avalon.tensor.core import Tensor, method, wrap
+from avalon.tensor.core import Tensor, is_dense, method, wrap
 from avalon.tensor.creation import constant_tensor
 from avalon.tensor.writes import assign_
 from avalon.tracing import history as walk
@@ -52,6 +52,8 @@ def _accumulate(differentiable: bool) -> Any:
         before = tensor._grad
         if before is None:
             fresh = wrap(gradient.value(), gradient._edge() if differentiable else None)
+            if tensor._strides is not None and is_dense(tensor.shape, tensor._strides):
+                fresh._set_strides(tensor._strides)
             tensor._grad = fresh
         elif differentiable:
             tensor._grad = before + gradient

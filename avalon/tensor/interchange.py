@@ -363,12 +363,7 @@ def data_ptr(x: Tensor) -> int:
 @method("is_set_to")
 def is_set_to(x: Tensor, other: Tensor) -> bool:
     """True if both are the same window on the same storage."""
-    return (
-        x._cell is other._cell
-        and x._offset == other._offset
-        and x.shape == other.shape
-        and x.stride() == other.stride()
-    )
+    return x._same_window(other)
 
 
 method("nelement")(Tensor.numel)

@@ -9,6 +9,7 @@ it read; in grad mode the base gets the history of the write; under `no_grad`, t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from avalon import dtype as dtypes, ops
 from avalon.dtype import DType, category
 from avalon.errors import AutogradError, DTypeError, ShapeError
-from avalon.shape import Shape, broadcast_shapes
+from avalon.shape import broadcast_shapes
 from avalon.tensor import operators
 from avalon.tensor.core import Move, Tensor, is_dense, method, wrap
 from avalon.tensor.creation import as_tensor, constant_tensor
@@ -60,7 +61,7 @@ def _check_leaf(x: Tensor, differentiable: bool) -> None:
 
 def _repeats(x: Tensor) -> bool:
     """True if several elements are one place in memory."""
-    return x._strides is not None and any(
+    return x._strides is not None and 0 not in x.shape and any(
         step == 0 and extent > 1 for step, extent in zip(x._strides, x.shape, strict=True)
     )
 
@@ -75,7 +76,9 @@ def check_overlap(x: Tensor, source: Any, exactly: bool = True) -> None:
     ):
         return
     first, second = x._offset, source._offset
-    if exactly and first == second and x.numel() == source.numel():
+    if source is x:
+        pass
+    elif exactly and first == second and x.numel() == source.numel():
         if x.stride() == source.stride():
             return
     elif first + x.numel() <= second or second + source.numel() <= first:
@@ -119,12 +122,58 @@ def _put(x: Tensor, value: Value) -> None:
 
 def _through(x: Tensor, value: Value) -> Value:
     """The cell's new value after `value` was written through `x`'s movements."""
+    if any(move.primitive is ops.broadcast for move in x._moves):
+        with no_grad():
+            return _written(wrap(x._cell.value, None), x._moves, wrap(value, None)).value()
     levels = [x._cell.value]
     for move in x._moves[:-1]:
         levels.append(record(move.primitive, (levels[-1], *move.operands), move.parameters))
     for move, level in zip(reversed(x._moves), reversed(levels), strict=False):
         value = move.primitive.rules["write"](level, value, *move.operands, **move.parameters)
     return value
+
+
+def _written(start: Tensor, path: Sequence[Move], new: Tensor) -> Tensor:
+    """What `start` becomes when `new` is written to the window that `path` leads to."""
+    levels = [start]
+    for move in path[:-1]:
+        levels.append(move.primitive(levels[-1], *_operands(move), **move.parameters))
+    written: Tensor | None = None  # which elements were, once that matters
+    if any(move.primitive is ops.broadcast for move in path):
+        written = constant_tensor(True, new.shape, dtypes.bool_)
+    for move, level in zip(reversed(path), reversed(levels), strict=False):
+        write_rule = move.primitive.rules["write"]
+        if move.primitive is ops.broadcast and move.shape != level.shape:
+            assert written is not None
+            new, written = _merged(level, new, written)
+            continue
+        new = write_rule(level, new, *_operands(move), **move.parameters)
+        if written is not None:
+            unwritten = constant_tensor(False, level.shape, dtypes.bool_)
+            written = write_rule(unwritten, written, *_operands(move), **move.parameters)
+    return new
+
+
+def _operands(move: Move) -> list[Tensor]:
+    return [wrap(operand, None) for operand in move.operands]
+
+
+def _merged(level: Tensor, new: Tensor, written: Tensor) -> tuple[Tensor, Tensor]:
+    """Undo an expansion of `level`: each element takes the one of its copies that was written."""
+    added = new.ndim - level.ndim
+    repeated = [
+        axis for axis in range(new.ndim)
+        if axis < added or level.shape[axis - added] != new.shape[axis]
+    ]  # fmt: skip
+    others = [axis for axis in range(new.ndim) if axis not in repeated]
+    shape = (prod(new.shape[axis] for axis in repeated), level.numel())
+    order = (*repeated, *others)
+    copies = ops.reshape(ops.transpose(new, permutation=order), shape=shape)
+    marks = ops.reshape(ops.transpose(written, permutation=order), shape=shape)
+    which = ops.reshape(ops.argmax(marks, axis=0), shape=(1, shape[1]))
+    chosen = ops.reshape(ops.gather(copies, which, axis=0), shape=level.shape)
+    some = ops.reshape(ops.reduce_max(marks, axes=(0,)), shape=level.shape)
+    return ops.where(some, chosen, level), some
 
 
 def _write_history(x: Tensor, value: Value, edge: History) -> None:
@@ -143,19 +192,12 @@ def _write_history(x: Tensor, value: Value, edge: History) -> None:
         )
         base._rebase(nothing)
         return
-    together = x._path is x._moves and x._cell.memory is None
-    levels = [wrap(base.value(), base._edge())]
-    for move in x._path[:-1]:
-        operands = [wrap(operand, None) for operand in move.operands]
-        levels.append(move.primitive(levels[-1], *operands, **move.parameters))
-    new = wrap(value, edge)
-    for move, level in zip(reversed(x._path), reversed(levels), strict=False):
-        operands = [wrap(operand, None) for operand in move.operands]
-        new = move.primitive.rules["write"](level, new, *operands, **move.parameters)
+    new = _written(wrap(base.value(), base._edge()), x._path, wrap(value, edge))
     assert new._history is not None
+    new._history.once = True
     base._rebase(new._history)
     base._requires = False
-    if together and x._path:
+    if x._path and x._path is x._moves and x._cell.memory is None:
         _put(x, new.value())
 
 
@@ -206,7 +248,7 @@ def copy_(x: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
     if not isinstance(source, Tensor):
         source = as_tensor(source)
     differentiable = modes.grad and source.requires_grad
-    if source is x and _repeats(x):
+    if _repeats(x) and source._same_window(x):
         _check_leaf(x, differentiable)
         x._count().count += 1
         return x
@@ -244,39 +286,9 @@ def zero_(x: Tensor) -> Tensor:
 def _fill_repeated(x: Tensor, value: Tensor) -> Tensor:
     """Fill an expanded tensor: one number may be written to one place several times."""
     _check_leaf(x, modes.grad and value.requires_grad)
-    base = x._base
-    if base is None or x._path is not x._moves:
-        with no_grad():
-            base = Tensor._make_subclass(Tensor, x)
-            base._moves, base.shape = (), x._cell.shape
-            base._strides, base._offset = x._cell.strides, 0
-            path = x._moves
-    else:
-        path = x._path
-    reached = _reached(base.shape, path)
-    chosen = ops.where(reached, broadcast_to(cast_to(value, x.dtype), base.shape), base)
-    return assign_(base, chosen)
-
-
-def _reached(shape: Shape, path: Sequence[Move]) -> Tensor:
-    """Which elements of something of `shape` a window shows."""
-    levels = [constant_tensor(False, shape, dtypes.bool_)]
-    for move in path:
-        operands = [wrap(operand, None) for operand in move.operands]
-        levels.append(move.primitive(levels[-1], *operands, **move.parameters))
-    reached = constant_tensor(True, levels[-1].shape, dtypes.bool_)
-    for move, level in zip(reversed(path), reversed(levels[:-1]), strict=True):
-        operands = [wrap(operand, None) for operand in move.operands]
-        if move.primitive is ops.broadcast:
-            added = len(move.shape) - level.ndim
-            axes = tuple(
-                axis for axis in range(len(move.shape))
-                if axis < added or level.shape[axis - added] != move.shape[axis]
-            )
-            reached = ops.reshape(ops.reduce_max(reached, axes=axes), shape=level.shape)
-        else:
-            reached = move.primitive.rules["write"](level, reached, *operands, **move.parameters)
-    return reached
+    new = broadcast_to(cast_to(value, x.dtype), x.shape)
+    tracked = modes.grad and (value.requires_grad or x.requires_grad)
+    return write(x, new, _erased(x, new) if tracked else None)
 
 
 def _in_place(name: str, function: Callable[[Any, Any], Tensor]) -> None:

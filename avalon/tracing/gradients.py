@@ -14,7 +14,7 @@ from avalon.dtype import DType
 from avalon.errors import AutogradError
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Node
-from avalon.graph.primitive import Primitive
+from avalon.graph.primitive import Movement, Primitive
 from avalon.shape import Shape
 
 _CAPACITY = 20_000
@@ -26,9 +26,11 @@ class Gradient:
     Attributes:
         reads: positions of the operands whose values it needs.
         reads_output: True if it needs the call's own result.
+        keeps: True if it reads more than a movement's starts: then what it reads is given back after a
+            walk, and it cannot be walked again.
     """
 
-    __slots__ = ("_results", "_slots", "_steps", "reads", "reads_output")
+    __slots__ = ("_results", "_slots", "_steps", "keeps", "reads", "reads_output")
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class Gradient:
             position for position, node in enumerate(operands) if id(node) in used
         )
         self.reads_output = id(output) in used
+        self.keeps = primitive.kind is not Movement and (bool(self.reads) or self.reads_output)
         self._trace(graph, [cotangent, output, *operands], wanted, used)
 
     def _trace(

@@ -36,11 +36,12 @@ class History:
         shape, dtype: of the value.
         hooks: functions called with the value's cotangent, in order; a result replaces it.
         keepers: tensors that asked to keep this cotangent as their `.grad`.
+        once: walked once, it cannot be walked again (PyTorch's rule for writes to views).
     """
 
     __slots__ = (
         "__weakref__", "_gradient", "_operands", "_output", "dtype", "hooks", "inputs",
-        "keepers", "name", "serial", "shape",
+        "keepers", "name", "once", "serial", "shape",
     )  # fmt: skip
 
     def __init__(self, name: str, inputs: tuple[History | None, ...], like: Any) -> None:
@@ -51,6 +52,7 @@ class History:
         self.serial = next(_serial)
         self.hooks: dict[int, Hook] | None = None
         self.keepers: list[weakref.ref[Any]] | None = None
+        self.once = False
         self._gradient: Any = None
         self._operands: Any = ()
         self._output: Any = None
@@ -143,12 +145,9 @@ class History:
         return found
 
     def release(self) -> None:
-        """Give back what was kept. A gradient that read nothing can be walked again, as in PyTorch."""
+        """Give back what was kept. What kept nothing can be walked again, as in PyTorch."""
         gradient = self._gradient
-        if not isinstance(gradient, Gradient):
-            return
-        kept = (self._output, *self._operands)
-        if any(value is not None and value.number is None for value in kept):
+        if self.once or (isinstance(gradient, Gradient) and gradient.keeps):
             self._gradient = None
             self._operands = self._output = None
 

@@ -196,7 +196,7 @@ class World:
             tensor, asked, ones, retain_graph=True, create_graph=create, allow_unused=True
         )
         for gradient in found:  # in PyTorch, some of them may share their memory
-            self.add(None if gradient is None else gradient.clone())
+            self.add(None if gradient is None else gradient.contiguous().clone())
 
     def do_hook(self, one: int, factor: float) -> None:
         def hook(gradient: Any) -> Any:
@@ -419,8 +419,12 @@ class Program:
             return ("write", name, one, other)
         if choice < 0.5:
             name = self.random.choice(["add_", "mul_", "fill_", "__imul__"])
+            if _repeats(tensor) and tensor.requires_grad:
+                name = "add_"  # PyTorch fills, but then its backward raises
             return ("write_number", name, one, self.number())
         if choice < 0.55:
+            if _repeats(tensor) and tensor.requires_grad:
+                return self.make()
             return ("zero", one)
         if choice < 0.65:
             return ("data_write", self.random.choice(["data", "detach"]), one, self.number())
@@ -431,7 +435,7 @@ class Program:
                 return ("zero", one)
             return ("set_tensor", one, self.index(shape, not _repeats(tensor)), other)
         if _repeats(tensor):
-            return ("zero", one)
+            return self.make()
         return ("set_mask", one, float(self.random.randint(-1, 1)), self.number())
 
     def array(self, world: World) -> tuple[Any, ...]:
