@@ -90,7 +90,7 @@ class Mapper:
 
     def _expression(self, e: Expression) -> Expression:
         if isinstance(e, Load):
-            return Load(e.argument, e.dtype, self.form(e.index), self.guards(e.guards))
+            return Load(e.argument, e.dtype, self.form(e.index), self.guards(e.guards), e.pinned)
         if isinstance(e, Apply):
             operands = [self.expression(operand) for operand in e.operands]
             return Apply(e.name, e.dtype, operands, e.parameters)

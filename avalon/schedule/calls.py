@@ -359,7 +359,7 @@ def _running_extreme(
 
 def _scatter(scheduler: CallScheduler, node: Call) -> None:
     """Copy the base, then write or add the updates one after the other."""
-    base, indices, updates = node.operands
+    base, _, updates = node.operands
     adds = node.primitive.name in ("put_add", "scatter_add")
     target: Value = node
     if adds and _widened(node):
@@ -396,7 +396,8 @@ def _write_updates(
     place = pull.element(target, where)
     argument = pull.buffer(target)
     if adds:
-        value = pull.apply("add", Load(argument, target.dtype, place, ()), value)
+        pinned = sum(loops[axis].bits for axis in sequential)
+        value = pull.apply("add", Load(argument, target.dtype, place, (), pinned), value)
     others = [a for a in range(len(loops)) if a not in sequential and updates.shape[a] != 1]
     lanes = bool(others) and others[-1] == len(loops) - 1
     front = others[:-1] if lanes else others

@@ -84,18 +84,26 @@ class Inside(Expression):
 
 
 class Load(Expression):
-    """Element `index` of the buffer that is argument `argument`; 0 where a guard fails."""
+    """Element `index` of the buffer that is argument `argument`; 0 where a guard fails. `pinned` are
+    the bits of loops that write what it reads, so that it must stay inside them.
+    """
 
-    __slots__ = ("argument", "guards", "index")
+    __slots__ = ("argument", "guards", "index", "pinned")
 
     def __init__(
-        self, argument: int, dtype: DType, index: Affine, guards: tuple[Inside, ...]
+        self,
+        argument: int,
+        dtype: DType,
+        index: Affine,
+        guards: tuple[Inside, ...],
+        pinned: int = 0,
     ) -> None:
         self.argument = argument
         self.dtype = dtype
         self.index = index
         self.guards = guards
-        bits = index.bits
+        self.pinned = pinned
+        bits = index.bits | pinned
         for guard in guards:
             bits |= guard.bits
         self.bits = bits
