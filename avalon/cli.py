@@ -130,5 +130,5 @@ def _positive(text: str) -> int:
 
 
 def _nearest(word: str, words: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.3)
     return f" (did you mean {near[0]!r}?)" if near else ""
