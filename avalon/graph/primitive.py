@@ -158,6 +158,7 @@ class Primitive:
         self.since = since
         self.rules: dict[str, Rule] = {}
         self.no_gradient_reason = ""
+        self.complete = False  # checked once, by `seal` or at the first use
 
     def __repr__(self) -> str:
         return f"<primitive {self.name}>"
@@ -170,6 +171,8 @@ class Primitive:
 
     def infer(self, operands: Sequence[Any], parameters: dict[str, Any]) -> tuple[Shape, DType]:
         """Shape and dtype of the result; raises ShapeError or DTypeError, this name in front."""
+        if not self.complete:
+            check_complete(self)
         accepts = self.accepts
         if accepts != "any":
             for position, operand in enumerate(operands):
@@ -244,7 +247,6 @@ class Primitive:
 
 
 _TABLE: dict[str, Primitive] = {}
-_sealed = False
 
 
 def primitive(
@@ -278,14 +280,15 @@ def check_complete(made: Primitive) -> None:
         raise DeclarationError(
             f"[{made.name}] is incomplete: a primitive of kind {made.kind.name} also needs {listed}"
         )
+    made.complete = True
 
 
 def seal() -> None:
-    """Check the whole table. Called at the end of `avalon/ops/__init__.py`."""
-    global _sealed
+    """Check the whole table. Called at the end of `avalon/ops/__init__.py`; a primitive that a user
+    declares later is checked when it is first used.
+    """
     for made in _TABLE.values():
         check_complete(made)
-    _sealed = True
 
 
 def install_operators(cls: type) -> None:
