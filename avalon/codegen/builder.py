@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from avalon import dtype as dtypes
 from avalon.codegen.regions import Loop, Region, WhileLoop
@@ -25,7 +26,7 @@ from avalon.codegen.values import (
     type_text,
     wrap,
 )
-from avalon.codegen.verify import verify_text
+from avalon.codegen.verify import verify_text, without_unread
 from avalon.dtype import DType
 
 
@@ -276,11 +277,27 @@ class Builder:
     # Memory
 
     def offset(self, pointer: Pointer, index: Index, dtype: DType = dtypes.uint8) -> Pointer:
-        """The address `index` elements of `dtype` further on."""
+        """The address `index` elements of `dtype` further on.
+
+        Known bytes are added last: addresses that differ by a constant share all the rest.
+        """
+        base, size = pointer.origin or (pointer, 0)
         index = self.index(index)
-        if index.number == 0:
-            return pointer
-        text = f"getelementptr inbounds {memory_type(dtype)}, ptr {pointer.name}, i64 {index.name}"
+        variable, factor, constant = index.linear or (index, 1, 0)
+        if index.number is not None:
+            constant = int(index.number)
+        elif factor != 1:
+            text = f"mul i64 {variable.name}, {factor}"
+            variable = self.pure(dtypes.int64, 1, text, variable)
+        if index.number is None:
+            base = self._address(memory_type(dtype), base, variable)
+        size += constant * dtype.itemsize
+        if size == 0:
+            return base
+        return replace(self._address("i8", base, self.index(size)), origin=(base, size))
+
+    def _address(self, element: str, pointer: Pointer, index: Value) -> Pointer:
+        text = f"getelementptr {element}, ptr {pointer.name}, i64 {index.name}"
         depth = self._home((pointer, index))
         for region in self._regions[: depth + 1]:
             known = region.seen.get(text)
@@ -392,10 +409,7 @@ class Builder:
         )
 
     def _addresses(self, pointer: Pointer, index: Value, dtype: DType) -> str:
-        text = (
-            f"getelementptr inbounds {memory_type(dtype)}, ptr {pointer.name}, "
-            f"{index.type} {index.name}"
-        )
+        text = f"getelementptr {memory_type(dtype)}, ptr {pointer.name}, {index.type} {index.name}"
         return self.pure(dtypes.int64, index.lanes, text, pointer, index).name
 
     def _from_byte(self, value: Value) -> Value:
@@ -451,6 +465,12 @@ class Builder:
             lines.append(f"{head} [{a.name}, %{first_block}], [{b.name}, %{last_block}]")
         return values, lines
 
+    def _opaque(self, value: Value) -> Value:
+        """The same number, of which LLVM knows nothing. Its loop strength reduction would take half
+        the time of building a kernel to find addresses that are good already.
+        """
+        return self._effect(value.dtype, 1, f'call i64 asm "", "=r,0"(i64 {value.name})')
+
     @contextmanager
     def loop(
         self,
@@ -488,8 +508,9 @@ class Builder:
         self._sequence.append(top)
         self._open(is_loop=True)
         self._block = head
-        index, index_phi = self._phi(start, self.depth)
+        counter, counter_phi = self._phi(start, self.depth)
         phis = [self._phi(value, self.depth) for value in carried]
+        index = self._opaque(counter)
         loop = Loop(index, tuple(value for value, _ in phis))
         yield loop
         latch, results = self._block, loop.results
@@ -497,7 +518,7 @@ class Builder:
         self.write(f"{following} = add nsw i64 {index.name}, {step}")
         self.write(f"{again} = icmp slt i64 {following}, {stop.name}")
         self.write(f"br i1 {again}, label %{head}, label %{after}")
-        top.append(f"{index_phi} [{start.name}, %{outside}], [{following}, %{latch}]")
+        top.append(f"{counter_phi} [{start.name}, %{outside}], [{following}, %{latch}]")
         for (_, phi), first, result in zip(phis, carried, results, strict=True):
             top.append(f"{phi} [{first.name}, %{outside}], [{result.name}, %{latch}]")
         if guarded:
@@ -574,7 +595,7 @@ class Builder:
             raise ValueError(f"[emit] {self.symbol} ends inside an open loop or branch")
         self.write("ret void")
         declared = "\n".join(sorted(self._declared))
-        lines = "\n".join("\n".join(part) for part in self._sequence if part)
+        lines = "\n".join(without_unread([line for part in self._sequence for line in part]))
         tables = "".join(f"{name} = {definition}\n" for definition, name in self._tables.items())
         head = f"define void @{self.symbol}(ptr %slots, i64 %begin, i64 %end, ptr %scratch)"
         text = f"{tables}{head} {{\nentry:\n{lines}\n}}\n{declared}\n"

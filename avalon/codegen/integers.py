@@ -6,14 +6,48 @@ most negative integer over -1 gives itself, shifts past the width give 0 or the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from avalon import dtype as dtypes
 from avalon.codegen import conversion
-from avalon.codegen.values import Value
+from avalon.codegen.values import Value, wrap
 
 if TYPE_CHECKING:
     from avalon.codegen.emit import Emit
+
+
+def _is_index(value: Value) -> bool:
+    return value.lanes == 1 and value.dtype is dtypes.int64
+
+
+def _linear(value: Value) -> tuple[Value, int, int]:
+    """x, a, b with value = a x + b."""
+    if value.number is not None:
+        return value, 0, int(value.number)
+    return value.linear or (value, 1, 0)
+
+
+def scaled(emit: Emit, value: Value, factor: int) -> Value:
+    """value * factor, as one instruction."""
+    if factor == 1:
+        return value
+    return emit.binary("mul", value, emit.like(value, factor))
+
+
+def _combined(emit: Emit, value: Value, factor: int, offset: int) -> Value:
+    """value * factor + offset, which knows what it is made of.
+
+    Constants stay outermost, so that many addresses share all but a constant, which costs nothing.
+    What ends up unread is left out of the text.
+    """
+    factor, offset = wrap(factor, dtypes.int64), wrap(offset, dtypes.int64)
+    if factor == 0:
+        return emit.like(value, offset)
+    result = scaled(emit, value, factor)
+    if offset:
+        result = emit.binary("add", result, emit.like(value, offset))
+    return result if result is value else replace(result, linear=(value, factor, offset))
 
 
 def add(emit: Emit, first: Value, second: Value) -> Value:
@@ -24,7 +58,16 @@ def add(emit: Emit, first: Value, second: Value) -> Value:
         return second
     if second.number == 0:
         return first
-    return emit.binary("add", first, second)
+    if not _is_index(first):
+        return emit.binary("add", first, second)
+    x, a, b = _linear(first)
+    y, c, d = _linear(second)
+    if a == 0:
+        return _combined(emit, y, c, b + d)
+    if c == 0 or x.name == y.name:
+        return _combined(emit, x, a + c, b + d)
+    total = emit.binary("add", scaled(emit, x, a), scaled(emit, y, c))
+    return _combined(emit, total, 1, b + d)
 
 
 def subtract(emit: Emit, first: Value, second: Value) -> Value:
@@ -33,7 +76,16 @@ def subtract(emit: Emit, first: Value, second: Value) -> Value:
         return emit.like(first, int(first.number) - int(second.number))
     if second.number == 0:
         return first
-    return emit.binary("sub", first, second)
+    if not _is_index(first):
+        return emit.binary("sub", first, second)
+    x, a, b = _linear(first)
+    y, c, d = _linear(second)
+    if a == 0:
+        return _combined(emit, y, -c, b - d)
+    if c == 0 or x.name == y.name:
+        return _combined(emit, x, a - c, b - d)
+    total = emit.binary("sub", scaled(emit, x, a), scaled(emit, y, c))
+    return _combined(emit, total, 1, b - d)
 
 
 def multiply(emit: Emit, first: Value, second: Value) -> Value:
@@ -45,6 +97,9 @@ def multiply(emit: Emit, first: Value, second: Value) -> Value:
             return one
         if one.number == 1:
             return other
+        if one.number is not None and _is_index(one):
+            x, a, b = _linear(other)
+            return _combined(emit, x, a * int(one.number), b * int(one.number))
     return emit.binary("mul", first, second)
 
 

@@ -20,7 +20,7 @@ class Value:
     """A scalar (`lanes` 1) or vector in a register.
 
     `name` is its LLVM text; `number` the Python number that all its lanes are known to equal, if
-    any. 16-bit floats are held as their bits.
+    any. 16-bit floats are held as their bits. `linear` (x, a, b) says that it is a x + b.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Value:
     lanes: int = 1
     number: Number | None = None
     depth: int = 0  # regions around the instruction that made it
+    linear: tuple[Value, int, int] | None = None
 
     @property
     def type(self) -> str:
@@ -36,10 +37,11 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """An address in a register."""
+    """An address in a register; `origin` (p, n) says that it is n bytes after p."""
 
     name: str
     depth: int = 0
+    origin: tuple[Pointer, int] | None = None
 
 
 Index = Value | int

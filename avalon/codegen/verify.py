@@ -1,12 +1,13 @@
-"""What kernels may call: only what becomes plain instructions on their target.
+"""The last look at a kernel's text: leave out what is never read, refuse what the target lacks.
 
-Comes in: a kernel's text. Goes out: nothing, or an error. Guaranteed: a kernel that passes imports
+Comes in: a kernel's text. Goes out: the text, or an error. Guaranteed: a kernel that passes imports
 no symbol, and LLVM, which aborts the process on what it cannot select, can select it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from avalon.codegen.target import Target
 
@@ -17,6 +18,27 @@ _INTRINSICS = frozenset(
     }
 )  # fmt: skip
 _CALLED = re.compile(r"@([A-Za-z_.$][\w.$]*)\(")
+
+
+_NAME = re.compile(r"%v\d+")
+
+
+def without_unread(lines: Sequence[str]) -> list[str]:
+    """The lines of a function without values that nothing reads. Stores and jumps define none."""
+    # The values of a loop's next round are read above their definition.
+    read = {name for line in lines if " = phi " in line for name in _NAME.findall(line)}
+    kept = []
+    for line in reversed(lines):
+        if line.startswith("%v"):
+            name, _, text = line.partition(" = ")
+            if name not in read:
+                continue
+            read.update(_NAME.findall(text))
+        else:
+            read.update(_NAME.findall(line))
+        kept.append(line)
+    kept.reverse()
+    return kept
 
 
 def allowed_intrinsics(target: Target) -> frozenset[str]:
