@@ -198,7 +198,7 @@ class Recording:
             isinstance(change.before, Tensor) or change.before is None
         ):
             self.fields.append((change, self._template(change.after)))
-        elif missing(change.before):
+        elif missing(change.before) and not isinstance(change.entry.container, list):
             self.grew = True  # state that the first call makes
         else:
             self.refused_change = self.refused_change or change
@@ -258,6 +258,9 @@ class Recording:
                 self.origins.append(Origin("host", -1, feed))
             else:
                 self.origins.append(Origin("number", -1, feed))
+        # the step's own data is compared with the next recording's, and read again by replays
+        own = {place for place, origin in enumerate(self.origins) if origin.kind == "host"}
+        pending.donated[:] = [place for place in pending.donated if place not in own]
 
     def disagreement(self, earlier: Recording) -> str:
         """Where this call did something else than an earlier one in the same world; "" if nowhere."""

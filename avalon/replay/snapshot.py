@@ -26,7 +26,7 @@ from avalon.tensor.core import Tensor
 
 _ATOMS = (
     type(None), bool, int, float, complex, str, bytes, range, slice, Enum,
-    type, types.ModuleType, types.BuiltinFunctionType, type(Ellipsis),
+    type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, type(Ellipsis),
 )  # fmt: skip
 _MISSING = object()
 _LIBRARY_PATHS = tuple(
@@ -400,10 +400,10 @@ def _surroundings(path: str, function: Any) -> Iterator[tuple[str, type[Containe
     if function.__closure__:
         cells = dict(zip(function.__code__.co_freevars, function.__closure__, strict=True))
         yield path, _Names, _Named(tuple(cells), _reader(cells), _writer(cells))
-    if function.__defaults__:
-        yield f"{path or function.__name__} defaults", _Sequence, function.__defaults__
-    if function.__kwdefaults__:
-        yield f"{path or function.__name__} defaults", _Dictionary, function.__kwdefaults__
+    if function.__defaults__ or function.__kwdefaults__:
+        names = ("__defaults__", "__kwdefaults__", "__code__")
+        read, put = functools.partial(getattr, function), functools.partial(setattr, function)
+        yield path, _Names, _Named(names, read, put)
     space = function.__globals__
     names = tuple(name for name in _global_names(function.__code__) if name in space)
     if names:

@@ -27,7 +27,7 @@ from avalon.replay.recording import (
     kind_of,
     with_gradients,
 )
-from avalon.replay.snapshot import Changed
+from avalon.replay.snapshot import Changed, missing
 from avalon.settings import settings
 from avalon.tensor.core import Cell, Tensor
 from avalon.tensor.creation import get_default_dtype, tensor
@@ -105,7 +105,10 @@ class CompiledStep:
         """
         if not self._replays:
             raise TraceError(f"[compile] there is no program yet: {self.reason}")
-        return self._replays[0].program.runnable
+        program = self._replays[0].program
+        if program is None:
+            raise TraceError("[compile] the step computes nothing, so it has no program")
+        return program.runnable
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         arguments = tuple([_as_tensors(argument) for argument in arguments])
@@ -148,14 +151,15 @@ class CompiledStep:
         """Refuse what changes in call after call and is no tensor: a counter, a growing list."""
         change = recording.refused_change
         before = last.refused_change if last is not None else None
-        if change is None or before is None or change.path != before.path:
+        if change is None or before is None or change.entry.path != before.entry.path:
             return
         name = getattr(self._function, "__name__", "the step")
         self.reason = f"{name} changes {change.path}"
         if self._strict:
             recording.undo()
+            what = "" if missing(change.before) else f" from {change.before!r} to {change.after!r}"
             raise TraceError(
-                f"[compile] {name} changes {change.path} from {change.before!r} to {change.after!r}. A "
+                f"[compile] {name} changes {change.path}{what}. A "
                 "replayed step does not run Python: keep such a value in a tensor, or change it "
                 "outside the step."
             )
@@ -223,15 +227,28 @@ class Replay:
         pending = recording.pending
         outcomes = [outcome for _, outcome in recording.rebound] + recording.made
         self._wanted = sorted({o.index for o in outcomes if o.kind == "output"})
-        self.program = execute.program_for(pending.graph, pending.key, self._wanted, "hot")
+        self.program = (
+            execute.program_for(pending.graph, pending.key, self._wanted, "hot")
+            if self._wanted
+            else None
+        )
         self._place = {position: place for place, position in enumerate(self._wanted)}
         self._like = [recording.shapes[position] for position in self._wanted]
         self._origins = recording.origins
         self._rebound = recording.rebound
         self._made = recording.made
+        kept = {outcome.index for outcome in outcomes if outcome.kind == "start"}
+        self._read = sorted(kept | {o.index for o in self._origins if o.kind in ("cell", "window")})
+        rebound = {self._aliases[index] for index, _ in recording.rebound}
+        self._donors = [
+            (place, origin.index)
+            for place, origin in enumerate(self._origins)
+            if origin.kind == "cell"
+            and self._aliases[origin.index] in rebound
+            and origin.index not in kept
+        ]
         self._gradients = recording.gradients
-        self._fields = [(c.entry, c.key, template) for c, template in recording.fields]
-        self._field_kinds = [c for c, _ in recording.fields]
+        self._fields = recording.fields
         self._result = recording.result
         self._advance = recording.advance
 
@@ -255,14 +272,16 @@ class Replay:
 
     def run(self) -> Any:
         """Replay the step on the tensors that `matches` found."""
-        start = [evaluate(tensor) for tensor in self._tensors]
+        start = {index: evaluate(self._tensors[index]) for index in self._read}
         feeds = [self._feed(origin, start) for origin in self._origins]
-        donated = self._release(start, feeds)
+        released = [start.pop(index) for _, index in self._donors]
+        donated = self._release(released, feeds)
         try:
-            buffers = self.program.run(feeds, self._wanted, donated)
+            buffers = self.program.run(feeds, self._wanted, donated) if self.program else []
         except BaseException:
-            for index, _ in self._rebound:
-                self._tensors[index]._cell.value = start[index]
+            for place, index in self._donors:
+                shape, dtype = self._kinds[index][1:3]
+                self._tensors[index]._cell.value = Value(shape, dtype, feeds[place])
             raise
         made = [
             Value(shape, dtype, buffer)
@@ -272,7 +291,7 @@ class Replay:
             generator.offset += count
         return self._take_effect(made, start)
 
-    def _feed(self, origin: Origin, start: list[Value]) -> Any:
+    def _feed(self, origin: Origin, start: dict[int, Value]) -> Any:
         if origin.kind in ("cell", "window"):
             value = start[origin.index]
             return value.force() if value.number is None else value.number
@@ -282,11 +301,19 @@ class Replay:
             return origin.value.initial_seed()
         return origin.value
 
-    def _release(self, start: list[Value], feeds: list[Any]) -> list[int]:
-        """The inputs whose memory nobody needs after this run."""
-        return []
+    def _release(self, released: list[Value], feeds: list[Any]) -> list[int]:
+        """Let the cells that will be rebound go of their values; the inputs whose memory the program
+        may then take over, for nobody else holds it.
+        """
+        donated = []
+        for place, index in self._donors:
+            self._tensors[index]._cell.value = None
+            last = weakref.ref(released.pop(0))
+            if last() is None and not feeds[place].pinned:
+                donated.append(place)
+        return donated
 
-    def _take_effect(self, made: list[Value], start: list[Value]) -> Any:
+    def _take_effect(self, made: list[Value], start: dict[int, Value]) -> Any:
         for index, outcome in self._rebound:
             cell = self._tensors[index]._cell
             cell.value = self._settled(outcome, made, start)
@@ -294,11 +321,11 @@ class Replay:
         cells = [Cell(value, value.shape) for value in (self._settled(o, made, start) for o in self._made)]
         for index, template in self._gradients:
             self._tensors[index]._grad = None if template is None else self._build(template, cells)
-        for (entry, key, template), _ in zip(self._fields, self._field_kinds, strict=True):
-            entry.kind.set(entry.container, key, self._build(template, cells))
+        for change, template in self._fields:
+            change.set(self._build(template, cells))
         return self._rebuild(self._result, cells)
 
-    def _settled(self, outcome: Outcome, made: list[Value], start: list[Value]) -> Value:
+    def _settled(self, outcome: Outcome, made: list[Value], start: dict[int, Value]) -> Value:
         if outcome.kind == "output":
             return made[self._place[outcome.index]]
         return start[outcome.index] if outcome.kind == "start" else outcome.value

@@ -22,9 +22,12 @@ _CAPACITY = 512
 
 
 class _Program:
-    """One build: which nodes it puts out and which of the recorded inputs it reads."""
+    """One build: which nodes it puts out, which of the recorded inputs it reads, why it was made."""
 
-    def __init__(self, graph: Graph, positions: Sequence[int], tier: str) -> None:
+    def __init__(self, graph: Graph, positions: Sequence[int], tier: str, reason: str) -> None:
+        last = graph.nodes[-1].source
+        self.where = f"up to {last[0]}:{last[1]}" if last else "of the library's own"
+        self.reason = reason
         self.outputs = {position: place for place, position in enumerate(positions)}
         self.tier = tier
         self.inputs = restrict(graph, positions)
@@ -48,17 +51,21 @@ class _Structure:
 
     def serve(self, graph: Graph, wanted: Sequence[int], tier: str | None) -> _Program:
         self.seen += 1
+        reason = "a compiled step, grad or fit"
         if settings.tier != "auto":
-            tier = settings.tier
+            tier, reason = settings.tier, "settings.tier"
         elif tier is None:
             tier = "cold" if self.seen == 1 else "hot"
+            reason = "first sight" if self.seen == 1 else "came back"
         for program in self.programs:
             if program.tier == tier and all(position in program.outputs for position in wanted):
                 return program
         earlier = {position for program in self.programs for position in program.outputs}
         union = sorted(earlier.union(wanted))
+        if any(program.tier == tier for program in self.programs):
+            reason = f"{len(union) - len(earlier)} more of its values were held"
         self.programs = [program for program in self.programs if program.tier != tier]
-        made = _Program(graph, union, tier)
+        made = _Program(graph, union, tier, reason)
         self.programs.append(made)
         return made
 
@@ -118,6 +125,17 @@ def restrict(graph: Graph, positions: Sequence[int]) -> list[int]:
     kept = [place for place, node in enumerate(graph.inputs) if node in needed]
     graph.keep_only(needed)
     return kept
+
+
+def report() -> list[str]:
+    """One line for each program: its tier and reason, how often its structure was seen, its cost."""
+    return [
+        f"{program.tier}: {program.reason}; {len(program.runnable.plan.launches)} launches "
+        f"{program.where}; seen {structure.seen} times; "
+        f"built in {1e3 * program.runnable.compile_seconds:.0f} ms"
+        for structure in _structures.values()
+        for program in structure.programs
+    ]
 
 
 def clear() -> None:
