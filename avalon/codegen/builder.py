@@ -75,16 +75,22 @@ class Builder:
         loops that leave its operands alone.
         """
         depth = self._home(operands)
-        for region in self._regions[: depth + 1]:
-            known = region.seen.get(text)
-            if isinstance(known, Value) and known.dtype is dtype:
-                return known
+        known = self._known(text, depth)
+        if isinstance(known, Value) and known.dtype is dtype:
+            return known
         self._counter += 1
         value = Value(f"%v{self._counter}", dtype, lanes, None, depth)
         region = self._regions[depth]
         region.body.append(f"%v{self._counter} = {text}")
         region.seen[text] = value
         return value
+
+    def _known(self, text: str, depth: int) -> Value | Pointer | None:
+        """What an instruction gave that was written in a region around `depth`."""
+        for region in self._regions[: depth + 1]:
+            if text in region.seen:
+                return region.seen[text]
+        return None
 
     def _home(self, operands: Sequence[Value | Pointer]) -> int:
         """The outermost depth at which an instruction on `operands` may stand."""
@@ -259,12 +265,8 @@ class Builder:
             raise ValueError(f"[transpose] {len(rows)} vectors of {lanes} lanes are no square tile")
         current, distance = list(rows), 1
         while distance < lanes:
-            low = [
-                lane if not lane & distance else lane - distance + lanes for lane in range(lanes)
-            ]
-            high = [
-                lane + distance if not lane & distance else lane + lanes for lane in range(lanes)
-            ]
+            low = [lane - distance + lanes if lane & distance else lane for lane in range(lanes)]
+            high = [lane + lanes if lane & distance else lane + distance for lane in range(lanes)]
             for row in range(lanes):
                 if row & distance:
                     continue
@@ -299,10 +301,9 @@ class Builder:
     def _address(self, element: str, pointer: Pointer, index: Value) -> Pointer:
         text = f"getelementptr {element}, ptr {pointer.name}, i64 {index.name}"
         depth = self._home((pointer, index))
-        for region in self._regions[: depth + 1]:
-            known = region.seen.get(text)
-            if isinstance(known, Pointer):
-                return known
+        known = self._known(text, depth)
+        if isinstance(known, Pointer):
+            return known
         self._counter += 1
         found = Pointer(f"%v{self._counter}", depth)
         self._regions[depth].body.append(f"{found.name} = {text}")
@@ -423,12 +424,6 @@ class Builder:
         return self.pure(
             dtypes.uint8, value.lanes, f"zext {value.type} {value.name} to {byte}", value
         )
-
-    def prefetch(self, pointer: Pointer, index: Index, dtype: DType) -> None:
-        """Ask for the cache line of an element that will be read soon."""
-        address = self.offset(pointer, index, dtype)
-        self._declared.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-        self.write(f"call void @llvm.prefetch.p0(ptr {address.name}, i32 0, i32 3, i32 1)")
 
     # Control flow
 

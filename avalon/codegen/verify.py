@@ -13,11 +13,12 @@ from avalon.codegen.target import Target
 
 _INTRINSICS = frozenset(
     {
-        "fabs", "sqrt", "copysign", "abs", "smax", "smin", "umax", "umin",
-        "masked.load", "masked.store", "masked.gather", "masked.scatter", "prefetch",
+        "fabs", "sqrt", "copysign", "smax", "smin", "umax", "umin",
+        "masked.load", "masked.store", "masked.gather", "masked.scatter",
     }
 )  # fmt: skip
-_CALLED = re.compile(r"@([A-Za-z_.$][\w.$]*)\(")
+_CALLED = re.compile(r"\bcall\b[^@\n]*@([\w.$]+)\(")
+_TYPE = re.compile(r"(v\d+)?[if]\d+|(v\d+)?p0")
 
 
 _NAME = re.compile(r"%v\d+")
@@ -58,11 +59,8 @@ def verify_text(text: str, target: Target) -> None:
         ValueError: naming the first function called that is not on the target's list.
     """
     allowed = allowed_intrinsics(target)
-    for line in text.splitlines():
-        if " call " not in line and not line.lstrip().startswith("call "):
-            continue
-        for name in _CALLED.findall(line):
-            parts = name.removeprefix("llvm.").split(".")
-            stem = ".".join(p for p in parts if not re.fullmatch(r"(v\d+)?[if]\d+|v\d+p0|p0", p))
-            if not name.startswith("llvm.") or stem not in allowed:
-                raise ValueError(f"[emit] kernels for {target.name} may not call {name}")
+    for name in sorted(set(_CALLED.findall(text))):
+        parts = name.removeprefix("llvm.").split(".")
+        stem = ".".join(part for part in parts if not _TYPE.fullmatch(part))
+        if not name.startswith("llvm.") or stem not in allowed:
+            raise ValueError(f"[emit] kernels for {target.name} may not call {name}")
