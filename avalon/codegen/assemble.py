@@ -25,7 +25,7 @@ from avalon.runtime.plan import (
     Launch,
     Plan,
 )  # fmt: skip
-from avalon.schedule.arrange import generic, work_of
+from avalon.schedule.arrange import generic
 from avalon.schedule.donation import donated_pairs
 from avalon.schedule.steps import LibraryStep, Schedule, Step, Temporary, Value
 
@@ -44,12 +44,12 @@ def assemble(graph: Graph, schedule: Schedule, tier: str, target: Target) -> Pla
     return assembler.finish()
 
 
-def kernel_of(text: str, build: Step, target: Target) -> Kernel:
-    """The kernel of a nest that prints as `text`."""
-    key = (text, target.name)
+def kernel_of(nest: Nest, target: Target) -> Kernel:
+    """The kernel of a nest."""
+    key = (nest.text, target.name)
     kernel = _kernels.get(key)
     if kernel is None:
-        kernel = _kernels[key] = loops.build(build.nest, target)
+        kernel = _kernels[key] = loops.build(nest, target)
         if len(_kernels) > _KEPT_KERNELS:
             _kernels.popitem(last=False)
     return kernel
@@ -100,18 +100,14 @@ class Assembler:
         return self.append(value, "temporary") if found is None else found
 
     def add_nest(self, step: Step) -> None:
-        plan, nest = self.plan, step.nest
-        numbers: list[int] = []
+        plan, nest, numbers = self.plan, step.nest, step.numbers or []
         if step.check is not None:
-            stage = nest.stages[0]
-            for store in stage.stores:
+            for store in nest.stages[0].stores:
                 if store.check is not None:
                     store.check = (len(plan.checks), store.check[1])
             plan.checks.append(CheckSpec(*step.check))
-        work = work_of(nest)
-        if step.generic:
-            nest, numbers = generic(nest)
-        kernel = kernel_of(str(nest), Step(nest, [], frozenset(), (), False), self.target)
+            nest, numbers = generic(nest)  # the number of the check is an argument
+        kernel = kernel_of(nest, self.target)
         plan.kernels[kernel.symbol] = kernel
         arguments = []
         nbytes = 0
@@ -127,7 +123,7 @@ class Assembler:
         arguments.extend(Argument("integer", number) for number in numbers)
         plan.launches.append(
             Launch(
-                kernel.symbol, tuple(arguments), work, step.elements * step.cost, nbytes,
+                kernel.symbol, tuple(arguments), step.work, step.cost, nbytes,
                 note_of(step.nodes), source_of(step.nodes),
             )
         )  # fmt: skip

@@ -230,15 +230,22 @@ def choose_units(nest: Nest, cost: int = 1, parallel: int = 99) -> Nest:
         inner //= axes[0].extent
         units.append(axes.pop(0))
     cut = 0
-    if everything and axes and count < _UNITS and inner > 2 * wanted:
-        per_step = max(1, inner // axes[0].extent)
-        cut = max(64, -(-wanted // per_step) // 64 * 64)
-        if cut >= axes[0].extent:
-            cut = 0
+    if everything and axes and count < _UNITS:
+        cut = cut_of(axes[0].extent, inner, cost)
     return Nest(
         tuple(units), (Stage(tuple(axes), stage.stores, stage.lanes),), nest.arguments, cut,
         nest.locals, nest.wide,
     )  # fmt: skip
+
+
+def cut_of(extent: int, elements: int, cost: int) -> int:
+    """Steps of a piece of a loop over `extent` with `elements` inside; 0 if it stays whole."""
+    wanted = max(1, _UNIT // max(cost, 1))
+    if elements <= 2 * wanted:
+        return 0
+    per_step = max(1, elements // extent)
+    cut = max(64, -(-wanted // per_step) // 64 * 64)
+    return cut if cut < extent else 0
 
 
 def work_of(nest: Nest) -> int:

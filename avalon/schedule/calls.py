@@ -14,8 +14,10 @@ from avalon import dtype as dtypes
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Input, Node
 from avalon.graph.primitive import Elementwise
-from avalon.schedule import order
-from avalon.schedule.arrange import choose_units, cost_of, join_loops, mark_wide
+from avalon.schedule import order, templates
+from avalon.schedule.arrange import (
+    choose_units, cost_of, generic, join_loops, mark_wide, work_of,
+)  # fmt: skip
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.index import Affine, Axis, SplitAxis, variable
 from avalon.schedule.loops import (
@@ -104,9 +106,30 @@ class CallScheduler:
         if 0 not in node.shape:
             if special is not None:
                 special(self, node)
-            else:
+            elif not (self.generic and node.primitive.kind is Elementwise and self.add_flat(node)):
                 self.add_map(node, node)
         self.ready.add(node)
+
+    def add_flat(self, node: Call) -> bool:
+        """Append the step of an elementwise call whose operands lie like its result, or are one
+        number, from a template: most calls of the cold tier are so, and need no new nest then.
+        """
+        described = templates.describe(node, self.ready, self.reads_through)
+        if described is None:
+            return False
+        key, keys = described
+        template = templates.find(key)
+        elements = size_of(node.shape)
+        if template is not None:
+            step = template.step(node, [*keys, node], elements)
+            if step is not None:
+                self.schedule.steps.append(step)
+                return True
+        before = len(self.schedule.steps)
+        self.add_map(node, node)
+        if len(self.schedule.steps) == before + 1:
+            templates.keep(key, self.schedule.steps[-1], keys, node, elements)
+        return True
 
     def shares_buffer(self, node: Call) -> bool:
         """Let a call that moves nothing be another name of its operand's buffer."""
@@ -153,12 +176,18 @@ class CallScheduler:
             argument = pull.buffer(target)
             store = Store(argument, index, expression)
             stage = Stage(axes, (store,), not needs_scalars(expression))
-            self.finish(pull, stage, node, len(axes))
+            step = self.finish(pull, stage, node, len(axes))
+        return step
 
     def finish(
-        self, pull: Puller, stage: Stage, node: Node, parallel: int,
-        check: tuple[str, str] | None = None, others: tuple[Node, ...] = (),
-    ) -> None:  # fmt: skip
+        self,
+        pull: Puller,
+        stage: Stage,
+        node: Node,
+        parallel: int,
+        check: tuple[str, str] | None = None,
+        others: tuple[Node, ...] = (),
+    ) -> Step:
         """Arrange a stage and append its step. The first `parallel` axes may become units."""
         nest = Nest((), (stage,), pull.kinds)
         elements = size_of([axis.extent for axis in stage.axes])
@@ -167,19 +196,15 @@ class CallScheduler:
         if not check and parallel:
             joined = choose_units(joined, cost, parallel)
         nest = mark_wide(joined)
+        work, numbers = work_of(nest), None
+        if self.generic and check is None:
+            nest, numbers = generic(nest)
         written = frozenset(store.argument for store in stage.stores)
-        self.schedule.steps.append(
-            Step(
-                nest,
-                pull.keys,
-                written,
-                (node, *others),
-                self.generic or check is not None,
-                check,
-                elements,
-                cost,
-            )
+        step = Step(
+            nest, pull.keys, written, (node, *others), numbers, work, elements * cost, check
         )
+        self.schedule.steps.append(step)
+        return step
 
     def operand(self, node: Node) -> Operand:
         """A strided window on a buffer for kernels that are not nests."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from avalon import dtype as dtypes
@@ -205,8 +206,13 @@ class Nest:
     locals: list[tuple[DType, int]] = field(default_factory=list)
     wide: bool = False  # some index needs more than 31 bits
 
-    def __str__(self) -> str:
+    @cached_property
+    def text(self) -> str:
+        """The loops, readable; equal nests have equal texts."""
         return Printer(self).text()
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class Printer:

@@ -42,17 +42,18 @@ class Operand:
 @dataclass
 class Step:
     """One nest. `keys` says what each argument of the nest is: a node or temporary (a buffer),
-    ("scalar", input), ("status",). `generic`: its numbers are handed over at run time.
+    ("scalar", input), ("status",). `numbers` are those of a nest that serves every shape, None if
+    the nest knows its own. `work`: units; `cost`: elementary operations.
     """
 
     nest: Nest
     keys: list[Any]
     written: frozenset[int]
     nodes: tuple[Node, ...]
-    generic: bool
+    numbers: list[int] | None
+    work: int
+    cost: int
     check: tuple[str, str] | None = None  # message and source line
-    elements: int = 0
-    cost: int = 1
 
 
 @dataclass
