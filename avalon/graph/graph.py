@@ -19,6 +19,7 @@ from avalon.dtype import DType
 from avalon.errors import GraphError
 from avalon.graph.node import Call, Constant, Input, Node, Source
 from avalon.graph.primitive import Primitive
+from avalon.graph.show import show
 from avalon.graph.signature import Signature, signature
 from avalon.shape import Shape
 
@@ -69,6 +70,16 @@ class Graph:
 
     def __len__(self) -> int:
         return self._count
+
+    def __repr__(self) -> str:
+        return (
+            f"<graph {self.name}: {len(self.inputs)} inputs, {self._count} nodes, "
+            f"{len(self.outputs)} outputs>"
+        )
+
+    def __str__(self) -> str:
+        """The graph as Python that rebuilds it."""
+        return show(self)
 
     @property
     def nodes(self) -> list[Node]:

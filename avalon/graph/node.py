@@ -44,6 +44,15 @@ class Node:
         self.note = note
         self.source = source
 
+    def __repr__(self) -> str:
+        origin = f" ({self.source[0]}:{self.source[1]})" if self.source else ""
+        note = f", {self.note}" if self.note else ""
+        return f"<{self.what()}: {self.dtype.name} {self.shape}{note}{origin}>"
+
+    def what(self) -> str:
+        """In a word, what kind of node this is."""
+        return type(self).__name__.lower()
+
     @property
     def ndim(self) -> int:
         return len(self.shape)
@@ -89,3 +98,6 @@ class Call(Node):
     primitive: Primitive
     operands: tuple[Node, ...]
     parameters: dict[str, Any]
+
+    def what(self) -> str:
+        return self.primitive.name

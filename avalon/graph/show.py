@@ -7,23 +7,22 @@ Comes in: a graph. Goes out: text such as
         v1 = ops.multiply(x, x)                     # float32 (32, 784); square @ train.py:9
         graph.outputs = [v1]
 
-Guaranteed: `rebuild(show(graph))` has the graph's signature, names, notes and sources.
+Guaranteed: `rebuild` makes of it a graph of the same signature, names, notes and sources.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from avalon import dtype as dtypes
 from avalon.dtype import DType
-from avalon.errors import GraphError
-from avalon.graph.graph import Graph
-from avalon.graph.node import Call, Constant, Input, Node, Source
-from avalon.graph.primitive import Primitive, lookup
+from avalon.graph.node import Call, Constant, Input, Node
+
+if TYPE_CHECKING:
+    from avalon.graph.graph import Graph
 
 _COMMENT_COLUMN = 56
-_MARK = "  # "
+MARK = "  # "
 
 
 def show(graph: Graph) -> str:
@@ -37,7 +36,7 @@ def show(graph: Graph) -> str:
         if node not in names:
             names[node] = _fresh(f"v{number}", taken)
         code = f"    {names[node]} = {_expression(node, names)}"
-        lines.append(f"{code:<{_COMMENT_COLUMN}}{_MARK}{_comment(node)}")
+        lines.append(f"{code:<{_COMMENT_COLUMN}}{MARK}{_comment(node)}")
     lines.append(f"    graph.outputs = [{', '.join(names[node] for node in graph.outputs)}]")
     return "\n".join(lines) + "\n"
 
@@ -89,39 +88,3 @@ def _fresh(name: str, taken: set[str]) -> str:
         wanted = f"{base}_{count}"
     taken.add(wanted)
     return wanted
-
-
-class _Primitives:
-    """What `ops` means in a printed graph: the sealed table."""
-
-    def __getattr__(self, name: str) -> Primitive:
-        return lookup(name)
-
-
-def rebuild(text: str) -> Graph:
-    """The graph that `show` printed as `text`, with its notes and sources.
-
-    Raises:
-        GraphError: if the text holds no function.
-    """
-    lines = text.splitlines()
-    header = re.match(r"def (\w+)\(graph\):", lines[0]) if lines else None
-    if header is None:
-        raise GraphError("[rebuild] the text must begin with `def name(graph):`")
-    scope: dict[str, Any] = {dtype.name: dtype for dtype in dtypes.ALL}
-    scope["bool"] = dtypes.bool_
-    scope["ops"] = _Primitives()
-    exec(compile(text, f"<graph {header[1]}>", "exec"), scope)
-    graph = Graph(header[1])
-    scope[header[1]](graph)
-    for node, line in zip(graph.nodes, lines[1:-1], strict=True):
-        node.note, node.source = _parse_comment(line.rpartition(_MARK)[2])
-    return graph
-
-
-def _parse_comment(comment: str) -> tuple[str, Source]:
-    """Note and source out of what `_comment` wrote."""
-    before, _, place = comment.rpartition(" @ ")
-    file, _, line = place.rpartition(":")
-    source = (file, int(line)) if before and line.isdigit() else None
-    return (before if source else comment).partition("; ")[2], source

@@ -54,6 +54,5 @@ def _verify_call(number: int, node: Call, seen: set[Node]) -> None:
 
 
 def _fail(number: int, node: Node, what: str) -> None:
-    kind = node.primitive.name if isinstance(node, Call) else type(node).__name__.lower()
     origin = f" ({node.source[0]}:{node.source[1]})" if node.source else ""
-    raise GraphError(f"[verify] node {number}, {kind}{origin}, {what}")
+    raise GraphError(f"[verify] node {number}, {node.what()}{origin}, {what}")

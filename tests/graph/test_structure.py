@@ -11,7 +11,8 @@ from avalon.dtype import bfloat16, bool_, float16, float32, int64
 from avalon.errors import GraphError, IndexOutOfRange
 from avalon.graph.graph import Graph
 from avalon.graph.interpret import from_storage, interpret, round_to_bfloat16, to_storage
-from avalon.graph.show import rebuild, show
+from avalon.graph.rebuild import rebuild
+from avalon.graph.show import show
 from avalon.graph.verify import verify
 
 
@@ -93,6 +94,14 @@ def test_printed_graphs_are_readable():
         "# float32 (2, 3); loss @ train.py:9",
         "    graph.outputs = [v1]",
     ]
+
+
+def test_graphs_and_nodes_say_what_they_are():
+    graph = example()
+    assert str(graph) == show(graph)
+    assert repr(graph) == f"<graph step: 3 inputs, {len(graph.nodes)} nodes, 3 outputs>"
+    assert repr(graph.inputs[0]) == "<input: float32 (3, 4)>"
+    assert "exp: float32 (3, 4), gradient of sqrt" in repr(graph.nodes[2])
 
 
 def test_rebuild_refuses_other_text():
