@@ -53,6 +53,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return ops.contract(a, b)
 
 
+@method("__matmul__")
 @method("matmul")
 def matmul(x: Any, other: Any) -> Tensor:
     """Matrix product over the last two axes; vectors are rows or columns, leading axes broadcast.
@@ -93,6 +94,11 @@ def matmul(x: Any, other: Any) -> Tensor:
     )
     middle = (height,) if a.ndim > 1 else ()
     return reshape(result, (*batch, *middle, columns))
+
+
+@method("__rmatmul__")
+def _matmul_reversed(x: Tensor, other: Any) -> Tensor:
+    return matmul(other, x)
 
 
 def _ranks(operation: str, a: Tensor, b: Tensor, first: int, second: int) -> None:
