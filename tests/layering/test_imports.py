@@ -23,7 +23,7 @@ ORDER = [
     ["struct", "state", "random"],
     ["functions", "placement"],
     ["nn", "optim", "replay", "data"],
-    ["transforms", "model", "nonfinite", "history", "progress"],
+    ["transforms", "model", "nonfinite", "history", "progress", "explain"],
     ["save"],
     ["checkpoint"],
     ["fit"],
