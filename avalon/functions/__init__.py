@@ -67,9 +67,9 @@ from avalon.functions.arithmetic import (
     lerp as lerp,
     lgamma as lgamma,
     log as log,
+    log10 as log10,
     log1p as log1p,
     log2 as log2,
-    log10 as log10,
     logaddexp as logaddexp,
     logaddexp2 as logaddexp2,
     logit as logit,
@@ -299,6 +299,14 @@ from avalon.functions.pooling import (
     max_pool1d as max_pool1d,
     max_pool2d as max_pool2d,
     max_pool3d as max_pool3d,
+)
+from avalon.functions.resize import (
+    channel_shuffle as channel_shuffle,
+    fold as fold,
+    interpolate as interpolate,
+    pixel_shuffle as pixel_shuffle,
+    pixel_unshuffle as pixel_unshuffle,
+    upsample as upsample,
 )
 from avalon.functions.shaping import (
     atleast_1d as atleast_1d,

@@ -130,7 +130,7 @@ def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
     if x.ndim == 0:
         return x
     places = _indices("index_select", reshape(index, (index.numel(),)), x.shape[axis])
-    return _taken(x, axis, places)
+    return along_axis(x, axis, places)
 
 
 def _front(axis: int, rank: int) -> tuple[int, ...]:
@@ -141,7 +141,8 @@ def _back(axis: int, rank: int) -> tuple[int, ...]:
     return (*range(1, axis + 1), 0, *range(axis + 1, rank))
 
 
-def _taken(x: Tensor, axis: int, places: Tensor) -> Tensor:
+def along_axis(x: Tensor, axis: int, places: Tensor) -> Tensor:
+    """The slices of x along `axis` at a vector of indices in range."""
     if axis == 0:
         return ops.take(x, places)
     rows = ops.take(ops.transpose(x, permutation=_front(axis, x.ndim)), places)

@@ -33,9 +33,6 @@ from avalon.functions.activation import (
     tanhshrink as tanhshrink,
     threshold as threshold,
 )
-from avalon.functions.arithmetic import (
-    tanh as tanh,
-)
 from avalon.functions.attention import (
     scaled_dot_product_attention as scaled_dot_product_attention,
 )
@@ -107,4 +104,16 @@ from avalon.functions.pooling import (
 )
 from avalon.functions.shaping import (
     pad as pad,
+)
+from avalon.functions.arithmetic import (
+    tanh as tanh,
+)
+from avalon.functions.resize import (
+    channel_shuffle as channel_shuffle,
+    fold as fold,
+    interpolate as interpolate,
+    pixel_shuffle as pixel_shuffle,
+    pixel_unshuffle as pixel_unshuffle,
+    unfold as unfold,
+    upsample as upsample,
 )
