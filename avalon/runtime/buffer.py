@@ -15,12 +15,14 @@ import mmap
 import threading
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from avalon.dtype import DType
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ALIGNMENT = 64
 _SLAB = 1 << 20  # smaller blocks are cut from slabs of this size, larger ones are mapped one by one

@@ -133,8 +133,15 @@ class Frame:
         self._words = (ctypes.c_int64 * places.words).from_address(start)
         struct.pack_into(f"<{places.words}q", self._words, 0, *words)
         self._status = status
+        self._launches = launches
         value_bytes = ctypes.c_char * (parts.values.count * _WORD)
         self.table: Table = value_bytes.from_address(start + values * _WORD)
+
+    def launch(self, number: int) -> tuple[int, int]:
+        """The addresses of a launch's kernel and of its slots."""
+        record = self._launches + number * driver.LAUNCH_WORDS
+        words = self._words
+        return words[record + driver.LAUNCH_FUNCTION], words[record + driver.LAUNCH_SLOTS]
 
     @property
     def failed_value(self) -> int:

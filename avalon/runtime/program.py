@@ -19,6 +19,7 @@ from avalon.runtime import library, memory, report, threads
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.frame import Frame, Parts, estimate
 from avalon.runtime.plan import Kernel, Plan, check
+from avalon.runtime.profile import Profile, time_launches
 from avalon.runtime.values import Values
 from avalon.settings import settings
 
@@ -128,6 +129,21 @@ class Program:
         for position, origin in self._copies:
             self._copy(position, origin, inputs, outputs)
         return outputs
+
+    def profile(self, inputs: Sequence[Buffer | float], repeat: int = 5) -> Profile:
+        """Time each launch by itself on one thread; print the result to see where time goes.
+
+        Raises:
+            IndexOutOfRange: if a check of the program fails for these inputs.
+        """
+        frame = self._new_frame()
+        arena = Buffer(frame.arena_bytes)
+        outputs = [Buffer(nbytes) for nbytes in self._output_bytes]
+        self._values.write_carefully(frame.table, arena, inputs, outputs)
+        failed = self._driver.run_alone[1](frame.address)
+        if failed:
+            raise self._failure(frame, failed)
+        return time_launches(self.plan, frame, arena.address, repeat)
 
     @property
     def kernels(self) -> Mapping[str, KernelView]:

@@ -318,6 +318,25 @@ def test_a_program_prints_what_it_will_do():
     assert "group 2" in chain
 
 
+def test_a_profile_times_every_launch():
+    profile = Program(plans.checked(1000)).profile(
+        [floats(np.ones(1000)), 2.0, Buffer.from_numpy(np.zeros(1000, "int64"))]
+    )
+    assert [timing.launch.kernel for timing in profile.timings] == ["check", "scale"]
+    assert profile.seconds > 0
+    text = str(profile)
+    assert text.startswith("scaling: ")
+    assert "scale x 1000  # a * s" in text
+    chain = Program(plans.chain(1000)).profile([floats(np.ones(1000))] * 2)
+    assert all(timing.gigaflops > 0 for timing in chain.timings)
+
+
+def test_a_profile_refuses_what_a_call_refuses():
+    labels = Buffer.from_numpy(np.full(4, 99))
+    with pytest.raises(IndexOutOfRange, match="label 99"):
+        Program(plans.checked(4)).profile([floats([1, 2, 3, 4]), 2.0, labels])
+
+
 def test_kernels_can_be_read():
     kernel = Program(plans.chain(3)).kernels["add"]
     assert "define void @add" in kernel.text
