@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import product
+from functools import cache
+from itertools import islice, product
 from math import ceil, prod
 
-from avalon.codegen.contraction_hot import Schedule, groups_of, units
+from avalon.codegen.contraction_hot import Schedule, groups_of
 from avalon.codegen.contraction_problem import Problem, known
 from avalon.codegen.contraction_sides import runs
 from avalon.codegen.contraction_tile import QUARTER, lanes_of, summed_in
@@ -22,9 +23,11 @@ from avalon.dtype import DType
 _COPY, _TURN, _GATHER = 2.0, 4.0, 18.0  # cycles to pack a vector
 _STORE = 6.0  # cycles to hand a vector to the epilogue
 _TILE = 20.0  # cycles to begin a tile and to keep its sums
+_UNIT, _BLOCK = 300.0, 100.0  # cycles to begin a unit of work, and a block in it
 _UNIT_FLOPS = 2 << 20  # a unit of work should have as many, if there are units enough
 _MOST_UNITS = 32  # that many are enough
 _SUMS = 160 << 10  # bytes of sums that a unit keeps, so that they stay in the second cache
+_NEAR = 32 << 10  # bytes of sums that stay in the first cache
 _COPIED = 256 << 10  # bytes of x that a unit copies, likewise
 _MOST_BOXES = 6  # sizes of units that are tried for a tile
 _RESIDENT = 384 << 10  # bytes of packed lanes that may stay in the second cache
@@ -48,20 +51,40 @@ class _Model:
         self.groups = known(problem.groups)
         self.images, self.channels = known(problem.images), known(problem.channels)
         self.outputs = [known(extent) for extent in problem.outputs]
+        self.stride = [known(stride) for stride in problem.stride]
+        self.lengths = [known(length) for length in problem.lengths]
+        self.reach = [
+            (max(taps, 1) - 1) * known(dilation)
+            for taps, dilation in zip(self.lengths[1:], problem.dilation, strict=True)
+        ]
+        self.packing = cache(self._packing)
 
-    def step(self, rows: int, vectors: int, loads: float) -> float:
-        """Cycles to add one product to every sum of a tile: two fused multiply-adds and two loads
-        a cycle, four cycles until a sum can be added to again, two for a vector out of the second
-        cache.
+    def step(self, rows: int, vectors: int, table: int) -> float:
+        """Cycles to add one product to every sum of a tile of packed lanes: two fused
+        multiply-adds and two loads a cycle, four cycles until a sum can be added to again, and
+        some for vectors that come out of the second cache.
         """
         sums = rows * vectors
-        return max(sums / 2, (rows + loads) / 2, 2.0 * vectors, 4.0 if sums < 8 else 0.0) + 0.25
+        # A scalar that is used once is read within the instruction, which costs more.
+        scalars = 1.3 * rows if vectors == 1 else rows
+        busy = max(sums / 2, (scalars + vectors + table) / 2, 2.0 * vectors)
+        return max(busy, 4.0 if sums < 8 else 0.0) + 0.5 * vectors
+
+    def window_step(self, rows: int, vectors: int) -> float:
+        """The same for lanes in a copy of x, which is near, but where vectors straddle two cache
+        lines and count twice.
+        """
+        sums = rows * vectors
+        return max(sums / 2, (rows + 2 * vectors + 1) / 2, 4.0 if sums < 8 else 0.0) + 0.5
 
     def balanced(self, cost: float, schedule: Schedule) -> float:
-        """The cost with what threads lose that wait for the last unit."""
-        if self.problem.flops < 2 * _UNIT_FLOPS:
-            return cost
-        return cost * (1 + 2 / units(self.problem, schedule))
+        """The cost with what it takes to begin units, and what threads lose that wait for the
+        last one.
+        """
+        x_groups, w_groups = groups_of(self.problem, schedule)
+        count = max(1, self.groups * self.blocks.spans * w_groups * prod(x_groups))
+        cost += count * (_UNIT + _BLOCK * ceil(self.blocks.total / self.blocks.spans))
+        return cost if self.problem.flops < 2 * _UNIT_FLOPS else cost * (1 + 2 / count)
 
     def tiles(self, rows: int) -> Iterator[tuple[int, int]]:
         """Tiles that fit the registers, with at most `rows` rows."""
@@ -72,16 +95,17 @@ class _Model:
             for count in range(1, min(rows, room // vectors) + 1):
                 yield count, vectors
 
-    def packing(self, is_x: bool) -> float:
+    def _packing(self, is_x: bool) -> float:
         """Cycles to pack a vector of an operand with one axis of parts."""
         problem = self.problem
         strides = problem.x_strides if is_x else problem.w_strides
         part, *summed = map(known, strides[1:])
         if part == 1:
             return _COPY
-        lengths = [known(length) for length in problem.lengths]
-        inner_length, inner_stride = runs(lengths, summed)[-1]
-        return _TURN if inner_stride == 1 and inner_length >= QUARTER else _GATHER
+        inner_length, inner_stride = runs(self.lengths, summed)[-1]
+        if abs(inner_stride) != 1 or inner_length < QUARTER:
+            return _GATHER
+        return _TURN * ceil(inner_length / QUARTER) * QUARTER / inner_length + 16 / inner_length
 
     # Matrix products
 
@@ -96,7 +120,7 @@ class _Model:
                     continue
                 panel = vectors * self.width
                 tiles = ceil(lanes / panel) * ceil(rows / count)
-                cycles = self.step(count, vectors, vectors) * self.summed
+                cycles = self.step(count, vectors, 0) * self.summed
                 cost = tiles * (cycles + _TILE * max(1, self.blocks.total))
                 if best is None or cost < best[0]:
                     best = (cost, count, vectors)
@@ -207,7 +231,7 @@ class _Model:
                 tiles = prod(
                     ceil(n / t) for n, t in zip((self.images, *self.outputs), tile, strict=True)
                 )
-                cycles = self.step(rows, vectors, vectors + 1) * self.summed
+                cycles = self.step(rows, vectors, 1) * self.summed
                 cost = tiles * ceil(self.channels / (vectors * self.width)) * (
                     cycles + _TILE * max(1, self.blocks.total)
                 )
@@ -234,16 +258,23 @@ class _Model:
         repeats = 1 if resident else prod(x_groups)
         positions = self.images * prod(self.outputs)
         cost += self._copying(box, x_groups, 1) * w_groups
-        cost += self._storing() + self.channels * positions / self.width * _TURN
+        cost += self._storing(prod(box) * schedule.w_unit)
+        cost += self.channels * positions / self.width * _TURN
         cost += repeats * self.summed * self.channels / self.width * self.packing(False)
         return cost, replace(schedule, resident=resident)
 
     def _positions_as_lanes(self) -> Iterator[tuple[float, Schedule]]:
-        strides = [known(stride) for stride in self.problem.stride]
-        can_flatten = strides[1:] == [1, 1] and self.outputs[1] > 1
+        can_flatten = self.stride[1:] == [1, 1] and self.outputs[1] > 1
+        largest: dict[int, int] = {}
         for rows, vectors in self.tiles(min(self.channels, 16)):
-            if (vectors > 4 and rows > 1) or (rows * vectors < 8 and rows < self.channels):
-                continue
+            largest[vectors] = rows
+        tiles = [
+            (rows, vectors)
+            for vectors, most in largest.items()
+            if vectors <= 4 or self.channels < 4
+            for rows in islice(_cuts(self.channels, most), 3)
+        ]
+        for rows, vectors in tiles:
             for strips in (1, 2, 4):
                 if strips > 1 and (strips - 1) * rows >= self.channels:
                     break
@@ -261,8 +292,7 @@ class _Model:
         line = box[3] + (box[2] - 1) * self._extent(2, box[3]) if is_flat else box[3]
         lines = prod(x_groups) * box[0] * box[1] * (1 if is_flat else box[2])
         tiles = lines * ceil(line / (vectors * self.width)) * ceil(self.channels / rows)
-        # Vectors that straddle two cache lines count twice.
-        cycles = self.step(rows, vectors, 2 * vectors + 1) * self.summed
+        cycles = self.window_step(rows, vectors) * self.summed
         cost = tiles * (cycles + _TILE * max(1, self.blocks.total))
         # The last unit must have a tile's rows, and 16-bit floats are widened by packing.
         rest = self.channels % w_unit
@@ -271,9 +301,8 @@ class _Model:
             True, rows, vectors, w_unit, box=box, is_flat=is_flat, pack_rows=pack,
             pack_lanes=False,
         )  # fmt: skip
-        split = known(self.problem.stride[2])
-        cost += self._copying(box, x_groups, split) * ceil(self.channels / w_unit)
-        cost += self._storing()
+        cost += self._copying(box, x_groups, self.stride[2]) * ceil(self.channels / w_unit)
+        cost += self._storing(prod(box) * w_unit)
         if pack:
             strips = ceil(self.channels / rows)
             cost += prod(x_groups) * self.summed * self.packing(False) * strips
@@ -281,16 +310,13 @@ class _Model:
 
     def _extent(self, axis: int, positions: int) -> int:
         """How far along an axis of x a block sees for so many positions."""
-        problem = self.problem
-        taps = known(problem.lengths[1 + axis])
-        reach = (max(taps, 1) - 1) * known(problem.dilation[axis])
-        return (positions - 1) * known(problem.stride[axis]) + reach + 1
+        return (positions - 1) * self.stride[axis] + self.reach[axis] + 1
 
     def _copying(self, box: Box, x_groups: Sequence[int], split: int) -> float:
         """Cycles to copy what the units see of x."""
         rows = prod(self._extent(axis, box[1 + axis]) for axis in (0, 1))
         pitch = ceil(self._extent(2, box[3]) / split)
-        channels = known(self.problem.lengths[0])
+        channels = self.lengths[0]
         source = known(self.problem.x_strides[5])
         vector = _COPY + 1 if source * split == 1 else _GATHER
         vectors = ceil(pitch / self.width) * split * vector + 4
@@ -299,10 +325,11 @@ class _Model:
             vectors *= 4
         return prod(x_groups) * self.blocks.total * box[0] * channels * rows * vectors
 
-    def _storing(self) -> float:
-        """Cycles to hand over all of y."""
+    def _storing(self, sums: int) -> float:
+        """Cycles to hand over all of y, from units with so many sums."""
+        store = _STORE if sums * self.size <= _NEAR else 2 * _STORE
         lines = self.images * self.channels * prod(self.outputs[:2])
-        return lines * (ceil(self.outputs[2] / self.width) * _STORE + 2)
+        return lines * (ceil(self.outputs[2] / self.width) * store + 2)
 
     def _boxes(self, room: int) -> Iterator[Box]:
         """Boxes of at most `room` positions that leave little over: an axis is cut once those
@@ -361,5 +388,3 @@ def _cuts(extent: int, room: int) -> Iterator[int]:
         if size == 1:
             break
 
-
-__all__ = ["choose", "units"]

@@ -34,6 +34,8 @@ from avalon.codegen.target import Target
 from avalon.dtype import DType
 from avalon.runtime.plan import Kernel
 
+_SPREAD = 4  # longest step between neighbours of y that are stored without a scatter
+
 # (emit, value, index of the first lane's element, lane axis, mask of the lanes that exist or None)
 Epilogue = Callable[[Emit, Value, tuple[Value, ...], int, Value | None], None]
 
@@ -335,9 +337,20 @@ class HotKernel:
         if step == 1:
             emit.store(pointer, place, value, mask)
             return
-        base = emit.offset(pointer, place, self.stored)
-        apart = emit.constant(step, dtypes.int64, value.lanes)
-        emit.scatter(base, emit.multiply(emit.iota(value.lanes), apart), value, mask)
+        if not 0 < step <= _SPREAD:
+            base = emit.offset(pointer, place, self.stored)
+            apart = emit.constants([step * lane for lane in range(value.lanes)], dtypes.int64)
+            emit.scatter(base, apart, value, mask)
+            return
+        # A phase of a dilated convolution: every second element of a row, say.
+        whole = mask or emit.constant(True, dtypes.bool_, value.lanes)
+        for part in range(step):
+            lanes = [part * value.lanes + lane for lane in range(value.lanes)]
+            spread = [lane // step for lane in lanes]
+            present = emit.constants([lane % step == 0 for lane in lanes], dtypes.bool_)
+            present = emit.bit_and(present, emit.shuffle(whole, None, spread))
+            there = emit.add(place, part * value.lanes)
+            emit.store(pointer, there, emit.shuffle(value, None, spread), present)
 
 
 def _stream(side: AnySide, place: Value, step: int) -> Stream:

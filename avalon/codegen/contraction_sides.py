@@ -223,7 +223,7 @@ class PackedSide(AxisSide):
             start = emit.multiply(tile.index, self.width)
             if self.operand.strides[0] == 1:
                 self._copy(emit.add(place, start), start, target, block.count)
-            elif self.steps.runs[-1][1] == 1 and self.shortest_run >= QUARTER:
+            elif abs(self.steps.runs[-1][1]) == 1 and self.shortest_run >= QUARTER:
                 self._turn(place, start, target, block.count)
             else:
                 self._gather(place, start, target, block.count)
@@ -265,15 +265,18 @@ class PackedSide(AxisSide):
         is_whole = self._mask(start) is None
         with ExitStack() as nest:
             vector = nest.enter_context(emit.loop(0, self.stored, lanes)).index
-            rows = []
-            for lane in range(lanes):
-                part = emit.add(emit.add(start, vector), lane)
-                part = part if is_whole else emit.minimum(part, last_part)
-                rows.append(emit.add(place, emit.multiply(part, self.operand.strides[0])))
+            first, stride = emit.add(start, vector), self.operand.strides[0]
+            if is_whole:
+                # One base and known distances: they become part of the loads' addresses.
+                base = emit.add(place, emit.multiply(first, stride))
+                bases = [(base, lane * stride) for lane in range(lanes)]
+            else:
+                parts = [emit.minimum(emit.add(first, lane), last_part) for lane in range(lanes)]
+                bases = [(emit.add(place, emit.multiply(part, stride)), 0) for part in parts]
             moved = number = emit.constant(0, dtypes.int64)
-            for extent, (_, stride) in zip(extents[:-1], self.steps.runs[:-1], strict=True):
+            for extent, (_, distance) in zip(extents[:-1], self.steps.runs[:-1], strict=True):
                 loop = nest.enter_context(emit.loop(0, extent))
-                moved = emit.add(moved, emit.multiply(loop.index, stride))
+                moved = emit.add(moved, emit.multiply(loop.index, distance))
                 number = emit.add(emit.multiply(number, emit.index(extent)), loop.index)
             extent = emit.index(extents[-1])
             number = emit.multiply(number, extent)
@@ -281,12 +284,19 @@ class PackedSide(AxisSide):
             # The last stretch starts early enough to end with the run; what it repeats is equal.
             if self.shortest_run % QUARTER or self.steps.runs[-1][0] % QUARTER:
                 k = emit.minimum(k, emit.subtract(extent, QUARTER))
-            moved = emit.add(moved, k)
-            strip = [emit.load(self.source, emit.add(row, moved), dtype, QUARTER) for row in rows]
+            is_reversed = self.steps.runs[-1][1] < 0
+            if is_reversed:
+                moved = emit.subtract(moved, emit.add(k, QUARTER - 1))
+            else:
+                moved = emit.add(moved, k)
+            strip = [
+                emit.load(self.source, emit.add(emit.add(base, moved), apart), dtype, QUARTER)
+                for base, apart in bases
+            ]
             at = emit.multiply(emit.add(number, k), self.stored)
             at = emit.add(emit.add(target, vector), at)
             columns = turned(emit, [emit.cast(value, held) for value in strip])
-            for step, column in enumerate(columns):
+            for step, column in enumerate(columns[::-1] if is_reversed else columns):
                 emit.store(self.panels, emit.add(at, step * self.stored), column)
 
     def _gather(self, place: Value, start: Value, target: Value, count: Value) -> None:
