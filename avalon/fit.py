@@ -31,11 +31,14 @@ from avalon.nonfinite import explain
 from avalon.optim import Optimizer, update
 from avalon.progress import Progress
 from avalon.random import Generator
+from avalon.replay import CompiledStep, compile
 from avalon.tensor import Tensor, no_grad, tensor
 from avalon.transforms import grad
 
 Metric = Callable[[Any, Any], Any]
 Step = Callable[[Batch], tuple[Tensor, ...]]
+
+_SETTLED = 6  # steps after which a compiled step that still records will go on recording
 
 
 def fit(
@@ -114,7 +117,7 @@ def fit(
             f"that is not a buffer. Give it nn.Parameter fields, or requires_grad_() what is frozen"
         )
     measured = _Measured(measures)
-    step = training_step(model, loss, optimizer, clip, measured)
+    step = compile(training_step(model, loss, optimizer, clip, measured), strict=False)
     state = RunState(model, optimizer, loader, schedule)
     if resume and checkpoint is not None and Path(checkpoint).exists():
         state.load(Path(checkpoint))
@@ -231,7 +234,7 @@ class _Run:
         self,
         model: Any,
         loss: Callable[[Any, Any], Tensor],
-        step: Step,
+        step: CompiledStep,
         measured: _Measured,
         state: RunState,
         show: Progress,
@@ -269,6 +272,8 @@ class _Run:
                 self._stop_at(batch, values[0])
             state.add(dict(zip(self.measured.names, values, strict=True)), rows)
             self.show.batch(state.means())
+            if self.step.recorded == _SETTLED and not self.step.replayed:
+                self.show.say(f"steps are recorded one by one, not replayed: {self.step.reason}")
             yield
         if state.batch == 0:
             raise ValueError(_no_batches(state.epoch))

@@ -393,10 +393,6 @@ def _surroundings(path: str, function: Any) -> Iterator[tuple[str, type[Containe
         if callable(function) and not _is_atom(function) and not _is_library_object(function):
             yield path or type(function).__name__, _Sequence, (function,)
         return
-    if function.__module__ and (
-        function.__module__.partition(".")[0] == "avalon" or _in_library(function.__module__)
-    ):
-        return
     if function.__closure__:
         cells = dict(zip(function.__code__.co_freevars, function.__closure__, strict=True))
         yield path, _Names, _Named(tuple(cells), _reader(cells), _writer(cells))
@@ -404,6 +400,9 @@ def _surroundings(path: str, function: Any) -> Iterator[tuple[str, type[Containe
         names = ("__defaults__", "__kwdefaults__", "__code__")
         read, put = functools.partial(getattr, function), functools.partial(setattr, function)
         yield path, _Names, _Named(names, read, put)
+    module = function.__module__ or ""
+    if module.partition(".")[0] == "avalon" or _in_library(module):
+        return  # the globals of libraries are not state
     space = function.__globals__
     names = tuple(name for name in _global_names(function.__code__) if name in space)
     if names:
