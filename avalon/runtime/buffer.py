@@ -262,6 +262,17 @@ class Buffer:
         """True while a view looks into the memory, and for foreign memory."""
         return bool(self._pins)
 
+    def __copy__(self) -> Buffer:
+        copy = Buffer(self.nbytes)
+        ctypes.memmove(copy.address, self.address, self.nbytes)
+        return copy
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Buffer:
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Buffer.from_bytes, (self.tobytes(),))
+
     def __repr__(self) -> str:
         return f"Buffer({self.nbytes} bytes at {self.address:#x}{', pinned' * self.pinned})"
 

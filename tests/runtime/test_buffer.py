@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import itertools
 import os
+import pickle
 import threading
 
 import numpy as np
@@ -95,6 +97,17 @@ def test_foreign_memory_is_shared_pinned_and_kept_alive():
     assert block.as_numpy(dtype.float64, (3,)).tolist() == [0, 9, 2]
     gc.collect()
     assert block.pinned
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda block: pickle.loads(pickle.dumps(block))]
+)
+def test_copies_have_memory_of_their_own(copied):
+    block = Buffer.from_numpy(np.arange(5))
+    twin = copied(block)
+    twin.as_numpy(dtype.int64, (5,))[0] = 9
+    assert twin.as_numpy(dtype.int64, (5,)).tolist() == [9, 1, 2, 3, 4]
+    assert block.as_numpy(dtype.int64, (5,)).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_negative_size_is_refused():
