@@ -155,6 +155,7 @@ def test_few_modules_below_functions_know_primitives():
         "ops": "they are declared there",
         "tensor": "operators and indexing are built of them",
         "tracing": "cells and windows are made of movements",
+        "random": "draws are made of random bits",
         "codegen": "contractions have a generator of their own",
         "schedule": "lowerings are known by name",
     }
