@@ -158,11 +158,11 @@ class Emit(Builder):
         return self.intrinsic("copysign", magnitude.dtype, magnitude.lanes, magnitude, sign)
 
     def maximum(self, first: Value, second: Value) -> Value:
-        """The larger; NaN wins; of equal ones the second."""
+        """The larger; NaN wins; of equal ones the first."""
         return self._extreme("ogt", "smax", "umax", "or", first, second)
 
     def minimum(self, first: Value, second: Value) -> Value:
-        """The smaller; NaN wins; of equal ones the second."""
+        """The smaller; NaN wins; of equal ones the first."""
         return self._extreme("olt", "smin", "umin", "and", first, second)
 
     def _extreme(
@@ -175,9 +175,11 @@ class Emit(Builder):
             return self.intrinsic(name, first.dtype, first.lanes, first, second)
 
         def compute(a: Value, b: Value) -> Value:
-            # One instruction where the machine's maximum returns its second operand when unordered.
-            extreme = self.where(self.compare(order, a, b), a, b)
-            return self.where(self.compare("uno", a, a), a, extreme)
+            # One instruction on machines whose extreme returns the other operand when unordered.
+            extreme = self.where(self.compare(order, b, a), b, a)
+            if b.number is not None and b.number == b.number:
+                return extreme
+            return self.where(self.compare("uno", b, b), b, extreme)
 
         return self._rounded(compute, first, second)
 
