@@ -25,6 +25,8 @@ _STORE = 6.0  # cycles to hand a vector to the epilogue
 _TILE = 20.0  # cycles to begin a tile and to keep its sums
 _UNIT, _BLOCK = 300.0, 100.0  # cycles to begin a unit of work, and a block in it
 _UNIT_FLOPS = 2 << 20  # a unit of work should have as many, if there are units enough
+_UNIT_BYTES = 256 << 10  # or read so much
+_FEW_ROWS = 6  # so many share lanes that are turned on their way
 _MOST_UNITS = 32  # that many are enough
 _SUMS = 160 << 10  # bytes of sums that a unit keeps, so that they stay in the second cache
 _NEAR = 32 << 10  # bytes of sums that stay in the first cache
@@ -128,6 +130,14 @@ class _Model:
                 continue
             for schedule in self._placed(x_in_lanes, best[1], best[2]):
                 yield best[0] + self._product_extra(schedule), schedule
+            part, summed = self._strides(x_in_lanes)
+            same = summed_in(self.dtype) is self.dtype
+            if same and rows <= _FEW_ROWS and summed == 1 and part != 1:
+                schedule = self._units(Schedule(
+                    x_in_lanes, rows, 1, 0, pack_lanes=False, turn_lanes=True
+                ))  # fmt: skip
+                cost = self.summed * ceil(lanes / self.width) * (_TURN - 1 + rows / 2)
+                yield cost + rows * ceil(lanes / self.width) * _STORE, schedule
 
     def _placed(self, x_in_lanes: bool, rows: int, vectors: int) -> Iterator[Schedule]:
         """Units for a tile, and where the operands are read from."""
@@ -186,8 +196,10 @@ class _Model:
         )  # fmt: skip
 
     def wanted_units(self) -> int:
-        """How many units of work there should be."""
-        return max(1, min(_MOST_UNITS, self.problem.flops // _UNIT_FLOPS))
+        """How many units of work there should be: by arithmetic, or by what is read."""
+        read = (self.images * self.outputs[2] + self.channels) * self.summed * self.size
+        wanted = max(self.problem.flops // _UNIT_FLOPS, self.groups * read // _UNIT_BYTES)
+        return max(1, min(_MOST_UNITS, wanted))
 
     def _span_length(self) -> int:
         return self.blocks.per_span * self.blocks.longest

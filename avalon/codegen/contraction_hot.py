@@ -27,6 +27,7 @@ from avalon.codegen.contraction_tile import (
     summed_in,
     sums,
     turned,
+    turned_sums,
 )
 from avalon.codegen.contraction_window import Box, WindowLanes, WindowRows, WindowSide
 from avalon.codegen.emit import Emit, Index, Pointer, Value
@@ -53,6 +54,7 @@ class Schedule:
         tile: the smaller box that is a tile, where positions are rows.
         is_flat: whether lanes run on from one row of positions to the next.
         pack_rows, pack_lanes: whether an operand with one axis of parts is copied into panels.
+        turn_lanes: whether lanes that are read in place are turned on their way: few rows.
         resident: whether the packed lanes of all blocks stay until a unit needs others.
     """
 
@@ -66,6 +68,7 @@ class Schedule:
     is_flat: bool = False
     pack_rows: bool = False
     pack_lanes: bool = True
+    turn_lanes: bool = False
     resident: bool = False
 
 
@@ -239,15 +242,20 @@ class HotKernel:
         self, block: Block, panel: Value, column: Value, is_first: Value | bool
     ) -> None:
         emit = self.emit
-        vectors = _stream(self.lanes, panel, self.width)
         with self.rows.tiles() as (source, row):
             scalars = _stream(self.rows, source, 1)
             rows: Sequence[int] = range(len(scalars.parts))
             if isinstance(self.rows, WindowRows):
                 rows = self.rows.rows
-            found = sums(
-                emit, self.held, self.width, block.count, vectors, scalars, nonempty=True
-            )
+            if self.schedule.turn_lanes:
+                assert isinstance(self.lanes, DirectSide)
+                turning = self.lanes.turned_stream(column)
+                found = turned_sums(emit, self.held, block.count, turning, scalars)
+            else:
+                vectors = _stream(self.lanes, panel, self.width)
+                found = sums(
+                    emit, self.held, self.width, block.count, vectors, scalars, nonempty=True
+                )
             at = emit.add(column, emit.multiply(row, self.stride))
             add_into(emit, self.tile, at, [row * self.stride for row in rows], found, is_first)
 

@@ -15,7 +15,13 @@ from math import prod
 from avalon import dtype as dtypes
 from avalon.codegen.contraction_pack import Block, Scratch, pieces, quotient
 from avalon.codegen.contraction_problem import Problem, known
-from avalon.codegen.contraction_tile import QUARTER, Stream, summed_in, turned
+from avalon.codegen.contraction_tile import (
+    QUARTER,
+    Stream,
+    TurnedStream,
+    summed_in,
+    turned,
+)
 from avalon.codegen.emit import Emit, Index, Value
 from avalon.dtype import DType
 
@@ -179,6 +185,23 @@ class DirectSide(AxisSide):
         late = emit.subtract(emit.multiply(tiles, self.width), self.valid)
         is_last = emit.less_equal(emit.multiply(emit.subtract(tiles, 1), self.width), row)
         return emit.add(row, emit.where(is_last, late, emit.constant(0, dtypes.int64)))
+
+    def turned_stream(self, kept: Value) -> TurnedStream:
+        """The same for lanes whose steps are neighbours. Lanes past the last part repeat it."""
+        emit, stride = self.emit, self.operand.strides[0]
+        last_part = emit.subtract(self.valid, 1)
+        vectors = []
+        for vector in range(0, self.width, self.lanes):
+            first = emit.add(kept, vector)
+            if self.is_exact:
+                base = emit.add(self.block_place, emit.multiply(first, stride))
+                vectors.append([(base, lane * stride) for lane in range(self.lanes)])
+                continue
+            parts = [emit.minimum(emit.add(first, lane), last_part) for lane in range(self.lanes)]
+            vectors.append(
+                [(emit.add(self.block_place, emit.multiply(part, stride)), 0) for part in parts]
+            )
+        return TurnedStream(self.source, vectors)
 
     def stream(self, place: Value, step: int) -> Stream:
         """What the innermost loop reads of one tile."""

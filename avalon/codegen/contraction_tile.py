@@ -39,6 +39,19 @@ class Stream:
         return emit.add(emit.index(self.first), moved)
 
 
+@dataclass(frozen=True)
+class TurnedStream:
+    """Elements of one operand whose steps are neighbours in memory while its lanes are not: lane l
+    of vector v at step k is at `vectors[v][l]` (the sum of a value and a number) + k.
+    """
+
+    pointer: Pointer
+    vectors: Sequence[Sequence[tuple[Value, int]]]
+
+
+QUARTER = 4  # columns that `turned` takes at once
+
+
 def summed_in(dtype: DType) -> DType:
     """The dtype in which products of `dtype` are summed."""
     return dtypes.float32 if dtype in (dtypes.float16, dtypes.bfloat16) else dtype
@@ -76,6 +89,55 @@ def sums(
     return [results[i : i + per_row] for i in range(0, len(results), per_row)]
 
 
+def turned_sums(
+    emit: Emit, dtype: DType, count: Index, lanes: TurnedStream, rows: Stream
+) -> list[list[Value]]:
+    """As `sums`, for lanes that are turned in registers on their way: worth it for few rows."""
+    width, count = len(lanes.vectors[0]), emit.index(count)
+    zero = emit.constant(0, dtype, width)
+    carried = [zero] * (len(rows.parts) * len(lanes.vectors))
+    rest = emit.bit_and(count, QUARTER - 1)
+    whole = emit.subtract(count, rest)
+
+    def added(k: Value, held: Sequence[Value], vectors: Sequence[Value]) -> list[Value]:
+        at = rows.position(emit, k)
+        following = []
+        for row, part in enumerate(rows.parts):
+            scalar = emit.load(rows.pointer, emit.add(at, emit.index(part)), dtype)
+            spread = emit.broadcast(scalar, width)
+            for column, vector in enumerate(vectors):
+                total = held[row * len(vectors) + column]
+                following.append(emit.fma(spread, vector, total))
+        return following
+
+    with emit.loop(0, whole, QUARTER, carried) as loop:
+        columns = []
+        for lane_places in lanes.vectors:
+            strip = [
+                emit.load(
+                    lanes.pointer, emit.add(emit.add(base, loop.index), apart), dtype, QUARTER
+                )
+                for base, apart in lane_places
+            ]
+            columns.append(turned(emit, strip))
+        held: Sequence[Value] = loop.values
+        for step in range(QUARTER):
+            vectors = [column[step] for column in columns]
+            held = added(emit.add(loop.index, step), held, vectors)
+        loop.next(*held)
+    with emit.loop(whole, count, 1, loop.results) as tail:
+        vectors = []
+        for lane_places in lanes.vectors:
+            vector = zero
+            for lane, (base, apart) in enumerate(lane_places):
+                place = emit.add(emit.add(base, tail.index), apart)
+                vector = emit.insert(vector, emit.load(lanes.pointer, place, dtype), lane)
+            vectors.append(vector)
+        tail.next(*added(tail.index, tail.values, vectors))
+    per_row, results = len(lanes.vectors), list(tail.results)
+    return [results[i : i + per_row] for i in range(0, len(results), per_row)]
+
+
 def add_into(
     emit: Emit,
     tile: Pointer,
@@ -99,9 +161,6 @@ def add_into(
                     before = emit.where(is_first, nothing, before)
                 vector = emit.add(before, vector)
             emit.store(tile, place, vector)
-
-
-QUARTER = 4  # columns that `turned` takes at once
 
 
 def turned(emit: Emit, rows: Sequence[Value]) -> list[Value]:
