@@ -259,7 +259,8 @@ class Graph:
             assert isinstance(user, Call)
             user.operands = tuple(new if operand is old else operand for operand in user.operands)
             table.setdefault(new, {})[user] = None
-        self.outputs = [new if node is old else node for node in self.outputs]
+        if old in self.outputs:
+            self.outputs = [new if node is old else node for node in self.outputs]
         self._replaced[old] = new
         if not uses and not isinstance(old, Input):
             self.remove(old)

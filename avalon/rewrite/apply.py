@@ -43,35 +43,38 @@ def apply_rules(
         queued.discard(call)
         if call in gone:
             continue
-        for candidate in by_primitive[call.primitive]:
-            graph.note, graph.source = f"{candidate.name}: {describe(call)}", call.source
-            ahead = call.previous
-            with graph.before(call):
-                replacement = candidate.apply(call)
-            if replacement is None:
-                continue
-            applied[candidate.name] += 1
-            users = graph.users(call)
-            made = _nodes_between(ahead, call)
-            graph.replace(call, replacement)
-            gone.add(call)
-            for node in (*made, *users):
-                if (
-                    isinstance(node, Call)
-                    and node.primitive in by_primitive
-                    and node not in queued
-                    and node not in gone
-                ):
-                    queued.add(node)
-                    waiting.append(node)
-            break
+        ahead = call.previous
+        graph.source = call.source
+        with graph.before(call):
+            name, replacement = _first_that_applies(by_primitive[call.primitive], call)
+        if replacement is None:
+            continue
+        applied[name] += 1
+        made = _nodes_between(ahead, call)
+        for node in made:
+            node.note = f"{name}: {call.note or call.what()}"
+        users = graph.users(call)
+        graph.replace(call, replacement)
+        gone.add(call)
+        for node in (*made, *users):
+            if (
+                isinstance(node, Call)
+                and node.primitive in by_primitive
+                and node not in queued
+                and node not in gone
+            ):
+                queued.add(node)
+                waiting.append(node)
     graph.note, graph.source = outer
     return applied
 
 
-def describe(call: Call) -> str:
-    """What a replaced call was: its note, or its primitive's name."""
-    return call.note or call.primitive.name
+def _first_that_applies(rules: list[Rule], call: Call) -> tuple[str, Node | None]:
+    for candidate in rules:
+        replacement = candidate.apply(call)
+        if replacement is not None:
+            return candidate.name, replacement
+    return "", None
 
 
 def _nodes_between(ahead: Node | None, call: Node) -> list[Node]:

@@ -40,4 +40,6 @@ def _key(node: Node) -> Any:
         return None
     if node.primitive is random_bits or node.primitive.kind is Structure:
         return None
+    if not node.parameters:
+        return node.primitive, node.operands
     return node.primitive, node.operands, tuple(sorted(node.parameters.items()))
