@@ -51,11 +51,11 @@ POOL_STOP = 32
 POOL_SYSCALL, POOL_YIELD, POOL_NAP, POOL_FUTEX = 33, 34, 35, 36
 POOL_BARRIER_SPINS, POOL_BARRIER_YIELDS = 37, 38
 POOL_IDLE_SPINS, POOL_IDLE_YIELDS = 39, 40
+POOL_NAP_TIME = 41  # what is handed to the function at POOL_NAP, in its unit
 POOL_WORDS = 48
 
 _FUTEX_WAIT_PRIVATE, _FUTEX_WAKE_PRIVATE = 128, 129
 _EVERYBODY = 0x7FFFFFFF
-_NAP_MICROSECONDS = 50
 _MXCSR_IEEE, _MXCSR_FLUSH = 0x1F80, 0x1F80 | 0x8040
 _FPCR_FLUSH = 1 << 24
 
@@ -467,7 +467,9 @@ sleeping:
     i64 %number, ptr %word, i32 {_FUTEX_WAIT_PRIVATE}, i32 %expected, ptr null)
   ret void
 napping:
-  %ignored = call i32 %nap(i32 {_NAP_MICROSECONDS})
+{_get("time", "%pool", POOL_NAP_TIME)}
+  %short = trunc i64 %time to i32
+  %ignored = call i32 %nap(i32 %short)
   ret void
 """
 

@@ -117,6 +117,7 @@ class Workers:
         words[driver.POOL_SYSCALL] = system.syscall
         words[driver.POOL_YIELD] = system.yield_
         words[driver.POOL_NAP] = system.nap
+        words[driver.POOL_NAP_TIME] = system.nap_time
         words[driver.POOL_FUTEX] = system.futex
         words[driver.POOL_BARRIER_SPINS] = int(_BARRIER_SPIN / pause)
         words[driver.POOL_BARRIER_YIELDS] = int(_BARRIER_YIELD / yield_)
@@ -147,6 +148,7 @@ class _System:
     futex: int
     yield_: int
     nap: int
+    nap_time: int  # in the unit of the function at `nap`
     keep: tuple[object, ...]
 
 
@@ -154,11 +156,13 @@ class _System:
 def _system() -> _System:
     if sys.platform == "win32":
         kernel = ctypes.WinDLL("kernel32")
-        return _System(0, 0, _address(kernel.SwitchToThread), _address(kernel.Sleep), (kernel,))
+        give_way, sleep = _address(kernel.SwitchToThread), _address(kernel.Sleep)
+        return _System(0, 0, give_way, sleep, 1, (kernel,))
     libc = ctypes.CDLL(None)
     futex = _FUTEX_NUMBERS.get(platform.machine().lower(), 0) if sys.platform == "linux" else 0
     syscall = _address(libc.syscall) if futex else 0
-    return _System(syscall, futex, _address(libc.sched_yield), _address(libc.usleep), (libc,))
+    give_way, sleep = _address(libc.sched_yield), _address(libc.usleep)
+    return _System(syscall, futex, give_way, sleep, 50, (libc,))
 
 
 def _address(function: object) -> int:

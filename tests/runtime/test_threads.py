@@ -63,7 +63,7 @@ def test_workers_sleep_when_idle_and_wake_for_work():
 
 def test_it_works_without_futexes(monkeypatch):
     system = threads._system()
-    plain = threads._System(0, 0, system.yield_, system.nap, system.keep)
+    plain = replace(system, syscall=0, futex=0)
     monkeypatch.setattr(threads, "_system", lambda: plain)
     pool = threads.Workers(2)
     settings.threads = 2
