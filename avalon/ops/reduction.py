@@ -19,7 +19,7 @@ from avalon.errors import ShapeError
 from avalon.graph.primitive import Reduction, primitive
 from avalon.ops import samples
 from avalon.ops.elementwise import add, divide, multiply
-from avalon.ops.logic import cast, equal
+from avalon.ops.logic import bit_or, cast, equal, not_equal
 from avalon.ops.movement import broadcast, pad, reshape, transpose
 
 # --- shared -------------------------------------------------------------------------------------
@@ -182,7 +182,10 @@ def _(dtype):
 
 
 def _shared_among_equals(g, y, x, axes):
-    chosen = cast(equal(x, restore(y, x, axes)), dtype=x.dtype)
+    same = equal(x, restore(y, x, axes))
+    if x.dtype.is_floating_point:
+        same = bit_or(same, not_equal(x, x))  # a NaN that won is not equal to itself
+    chosen = cast(same, dtype=x.dtype)
     share = divide(g, reduce_sum(chosen, axes=axes))
     return multiply(restore(share, x, axes), chosen)
 

@@ -47,8 +47,7 @@ def digamma(x: float) -> float:
     if x < 0:
         if x == math.floor(x):
             return math.nan
-        fraction = x - math.floor(x)
-        return digamma(1 - x) - math.pi / math.tan(math.pi * fraction)
+        return digamma(1 - x) - math.pi / math.tan(math.pi * (x - round(x)))
     result = 0.0
     while x < 16:
         result -= 1 / x
