@@ -13,10 +13,12 @@ import math
 from avalon import ops
 from avalon.dtype import DType
 from avalon.errors import ShapeError
+from avalon.functions.custom import with_gradient
 from avalon.functions.support import (
     Number,
     broadcast,
     cast,
+    floating,
     in_place,
     must_float,
     part,
@@ -58,8 +60,15 @@ def hardtanh(
     if min_val > max_val:
         raise ValueError(f"[hardtanh] min_val {min_val} must not exceed max_val {max_val}")
     low, high = scalar(x, min_val), scalar(x, max_val)
-    limited = ops.where(ops.less_equal(x, low), low, x)
-    return _result(x, ops.where(ops.less_equal(high, limited), high, limited), inplace)
+
+    def formula(x: Tensor) -> Tensor:
+        limited = ops.where(ops.less_equal(x, low), low, x)
+        return ops.where(ops.less_equal(high, limited), high, limited)
+
+    def backward(g: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor]:
+        return (ops.where(ops.less(low, x) & ops.less(x, high), g, g.constant(0)),)
+
+    return _result(x, with_gradient("hardtanh", formula, backward, x), inplace)
 
 
 def leaky_relu(x: Tensor, negative_slope: Number = 0.01, inplace: bool = False) -> Tensor:
@@ -110,9 +119,15 @@ def rrelu(
 
 def elu(x: Tensor, alpha: Number = 1.0, inplace: bool = False) -> Tensor:
     """x where it is positive, else alpha * (exp(x) - 1)."""
+    negative, below = _negative_part(x)
+    return _result(x, ops.where(negative, ops.expm1(below) * alpha, x), inplace)
+
+
+def _negative_part(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Where x <= 0, and x there, with 0 elsewhere to keep exponentials finite."""
     zero = x.constant(0)
-    below = ops.where(ops.less(zero, x), zero, x)
-    return _result(x, ops.where(ops.less(zero, x), x, ops.expm1(below) * alpha), inplace)
+    negative = ops.less_equal(x, zero)
+    return negative, ops.where(negative, x, zero)
 
 
 def selu(x: Tensor, inplace: bool = False) -> Tensor:
@@ -121,9 +136,8 @@ def selu(x: Tensor, inplace: bool = False) -> Tensor:
         x.constant(1.6732632423543772848170429916717),
         x.constant(1.0507009873554804934193349852946),
     )
-    zero = x.constant(0)
-    below = ops.where(ops.less(zero, x), zero, x)
-    value = ops.where(ops.less(zero, x), x * scale, ops.expm1(below) * (alpha * scale))
+    negative, below = _negative_part(x)
+    value = ops.where(negative, ops.expm1(below) * (alpha * scale), x * scale)
     return _result(x, value, inplace)
 
 
@@ -131,9 +145,8 @@ def celu(x: Tensor, alpha: Number = 1.0, inplace: bool = False) -> Tensor:
     """x where it is positive, else alpha * (exp(x / alpha) - 1)."""
     if alpha == 0:
         raise ZeroDivisionError("[celu] alpha must not be 0")
-    zero = x.constant(0)
-    below = ops.where(ops.less(zero, x), zero, x)
-    return _result(x, ops.where(ops.less(zero, x), x, ops.expm1(below / alpha) * alpha), inplace)
+    negative, below = _negative_part(x)
+    return _result(x, ops.where(negative, ops.expm1(below / alpha) * alpha, x), inplace)
 
 
 @method("sigmoid")
@@ -144,8 +157,7 @@ def sigmoid(x: Tensor) -> Tensor:
     >>> av.sigmoid(av.tensor(0.0))
     tensor(0.5000)
     """
-    from_user = as_tensor(x)
-    return ops.sigmoid(from_user if from_user.dtype.is_floating_point else from_user.float())
+    return ops.sigmoid(floating(x))
 
 
 def logsigmoid(x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 
 from avalon import ops
 from avalon.errors import DTypeError
+from avalon.functions.custom import with_gradient
 from avalon.functions.support import (
     Number,
     alias,
@@ -99,7 +100,6 @@ def sub(x: Any, other: Any, *, alpha: Number = 1) -> Tensor:
     return operators.subtract(x, _scaled(other, alpha))
 
 
-@method("rsub")
 def rsub(x: Any, other: Any, *, alpha: Number = 1) -> Tensor:
     """other - alpha * x."""
     return operators.subtract(other, _scaled(x, alpha))
@@ -143,9 +143,16 @@ def remainder(x: Any, other: Any) -> Tensor:
 def fmod(x: Any, other: Any) -> Tensor:
     """x - trunc(x / other) * other: the sign is the dividend's, as in C."""
     a, b = together("fmod", x, other)
-    size = ops.absolute if a.dtype.is_signed else (lambda value: value)
-    rest = ops.remainder(size(a), size(b))
-    return ops.where(ops.less(a, a.constant(0)), -rest, rest) if a.dtype.is_signed else rest
+    if not a.dtype.is_signed:
+        return ops.remainder(a, b)
+    if a.dtype.is_integer:
+        return _fmod(a, b)
+    return with_gradient("fmod", _fmod, lambda g, y, a, b: (g, -g * ops.truncate(a / b)), a, b)
+
+
+def _fmod(a: Tensor, b: Tensor) -> Tensor:
+    rest = ops.remainder(ops.absolute(a), ops.absolute(b))
+    return ops.where(ops.less(a, a.constant(0)), -rest, rest)
 
 
 @method("pow")
@@ -322,14 +329,26 @@ def round(x: Any, *, decimals: int = 0) -> Tensor:
     return ops.round(x * scale) / scale if decimals > 0 else ops.round(x / scale) * scale
 
 
-def _tighten(x: Tensor, limit: Any, upper: bool) -> Tensor:
-    """x kept on one side of `limit`, a number or a tensor of x's shape and dtype."""
-    if not isinstance(limit, Tensor):
-        limit = scalar(x, limit)
-        outside = ops.less(limit, x) if upper else ops.less(x, limit)
-        return ops.where(outside, limit, x)
+def _tighten(x: Tensor, limit: Tensor, upper: bool) -> Tensor:
     outside = ops.less(limit, x) if upper else ops.less(x, limit)
-    return ops.where(outside | ops.not_equal(limit, limit), limit, x)  # a limit of NaN wins
+    return ops.where(outside, limit, x)
+
+
+def _limited(x: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+    """x between limits that have no gradient: they are numbers."""
+
+    def formula(x: Tensor) -> Tensor:
+        if low is not None:
+            x = _tighten(x, low, upper=False)
+        return x if high is None else _tighten(x, high, upper=True)
+
+    def backward(g: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor]:
+        inside = [ops.less_equal(low, x)] if low is not None else []
+        inside += [ops.less_equal(x, high)] if high is not None else []
+        both = inside[0] if len(inside) == 1 else ops.bit_and(*inside)
+        return (ops.where(both, g, g.constant(0)),)
+
+    return with_gradient("clamp", formula, backward, x)
 
 
 @in_place
@@ -347,16 +366,21 @@ def clamp(x: Any, min: Any = None, max: Any = None) -> Tensor:
     x = as_tensor(x)
     if min is None and max is None:
         raise RuntimeError("[clamp] needs min, max or both")
-    if isinstance(min, Tensor) or isinstance(max, Tensor):
-        given = [limit for limit in (min, max) if limit is not None]
-        x, *limits = together("clamp", x, *given)
-        min = limits[0] if min is not None else None
-        max = limits[-1] if max is not None else None
-    elif not x.dtype.is_floating_point and (isinstance(min, float) or isinstance(max, float)):
-        x = floating(x)
+    if not isinstance(min, Tensor) and not isinstance(max, Tensor):
+        if not x.dtype.is_floating_point and (isinstance(min, float) or isinstance(max, float)):
+            x = floating(x)
+        low, high = (None if limit is None else scalar(x, limit) for limit in (min, max))
+        return _limited(x, low, high)
+    x, *limits = together("clamp", x, *(limit for limit in (min, max) if limit is not None))
     if min is not None:
-        x = _tighten(x, min, upper=False)
-    return x if max is None else _tighten(x, max, upper=True)
+        x = _nan_wins(limits[0], _tighten(x, limits[0], upper=False))
+    if max is not None:
+        x = _nan_wins(limits[-1], _tighten(x, limits[-1], upper=True))
+    return x
+
+
+def _nan_wins(limit: Tensor, limited: Tensor) -> Tensor:
+    return ops.where(ops.not_equal(limit, limit), limit, limited)
 
 
 clip = in_place(method("clip")(clamp), "clip")
@@ -462,11 +486,20 @@ def logit(x: Any, eps: float | None = None) -> Tensor:
 @in_place
 @method("xlogy")
 def xlogy(x: Any, other: Any) -> Tensor:
-    """x * log(other), and 0 where x is 0."""
+    """x * log(other), and 0 where x is 0 unless other is NaN."""
     a, b = floats_together("xlogy", x, other)
+    return with_gradient("xlogy", _xlogy, _xlogy_gradient, a, b)
+
+
+def _xlogy(a: Tensor, b: Tensor) -> Tensor:
     zero = a.constant(0)
-    absent = ops.equal(a, zero) & ops.equal(b, b)
-    return ops.where(absent, zero, a * ops.log(ops.where(absent, a.constant(1), b)))
+    return ops.where(ops.equal(a, zero) & ops.equal(b, b), zero, a * ops.log(b))
+
+
+def _xlogy_gradient(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    zero = a.constant(0)
+    absent = ops.equal(a, zero) & ops.less_equal(b, zero)
+    return g * ops.where(absent, zero, ops.log(b)), g * a / b
 
 
 absolute = alias("absolute", abs)

@@ -183,13 +183,6 @@ def arange(
     return made.requires_grad_() if requires_grad else made
 
 
-def range(start: Number, end: Number, step: Number = 1, **options: Any) -> Tensor:
-    """Like `arange`, with `end` included; the older `torch.range`."""
-    count = math.floor((end - start) / step) + 1
-    dtype = options.pop("dtype", None) or get_default_dtype()
-    return arange(0, count, **options).to(dtype) * step + start
-
-
 def linspace(
     start: Number, end: Number, steps: int, *, dtype: DType | None = None, device: Where = None,
     requires_grad: bool = False,

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from avalon import ops
 from avalon.errors import DTypeError, IndexOutOfRange, ShapeError
 from avalon.functions.support import (
@@ -23,7 +25,7 @@ from avalon.functions.support import (
     scalar,
 )
 from avalon.shape import broadcast_shapes, normalize_axis
-from avalon.tensor import Tensor, as_tensor, method
+from avalon.tensor import Tensor, as_tensor, method, tensor
 
 
 def _indices(operation: str, index: Tensor, size: int, wrap: bool = False) -> Tensor:
@@ -217,6 +219,18 @@ def masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
         reshape(source, (source.numel(),)), _indices("masked_scatter", safe, source.numel())
     )
     return ops.where(broadcast(mask, shape), reshape(found, shape), x)
+
+
+@method("nonzero")
+def nonzero(x: Tensor, *, as_tuple: bool = False) -> Any:
+    """Indices (int64) of the elements that are not 0: a row each, or one vector per axis.
+
+    Computes x: how many there are decides the shape.
+    """
+    array = x.detach().numpy()
+    if as_tuple:
+        return tuple(tensor(place.astype(np.int64)) for place in np.nonzero(np.atleast_1d(array)))
+    return tensor(np.argwhere(array).astype(np.int64))
 
 
 # --- scatter ------------------------------------------------------------------------------------

@@ -101,6 +101,15 @@ def _matmul_reversed(x: Tensor, other: Any) -> Tensor:
     return matmul(other, x)
 
 
+method("__matmul__")(matmul)
+
+
+@method("__rmatmul__")
+def _matmul_from_right(x: Tensor, other: Any) -> Tensor:
+    """other @ x."""
+    return matmul(other, x)
+
+
 def _ranks(operation: str, a: Tensor, b: Tensor, first: int, second: int) -> None:
     _same_dtype(operation, a, b)
     if a.ndim != first or b.ndim != second:

@@ -354,7 +354,6 @@ unflatten = _of_method("unflatten")
 unsqueeze = _of_method("unsqueeze")
 broadcast_to = _of_method("broadcast_to")
 masked_fill = _of_method("masked_fill")
-nonzero = _of_method("nonzero")
 is_floating_point = _of_method("is_floating_point")
 is_complex = _of_method("is_complex")
 

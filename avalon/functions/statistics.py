@@ -17,6 +17,7 @@ from avalon import ops
 from avalon.dtype import DType
 from avalon.errors import DTypeError, IndexOutOfRange, ShapeError
 from avalon.functions.comparison import isnan, truth
+from avalon.functions.custom import with_gradient
 from avalon.functions.support import (
     Dims,
     axes_of,
@@ -397,11 +398,17 @@ def logsumexp(x: Any, dim: Dims, keepdim: bool = False) -> Tensor:
     axes = axes_of("logsumexp", dim, x.ndim)
     if size_of([x.shape[axis] for axis in axes]) == 0:
         return _finished(x, ops.log(ops.reduce_sum(x, axes=axes)), axes, keepdim)
-    largest = ops.reduce_max(ops.stop_gradient(x), axes=axes)
-    infinite = ops.equal(ops.absolute(largest), largest.constant(math.inf))
-    shift = ops.where(infinite, largest.constant(0), largest)
-    total = ops.reduce_sum(ops.exp(x - spread(shift, x.shape, axes)), axes=axes)
-    return _finished(x, ops.log(total) + shift, axes, keepdim)
+
+    def formula(x: Tensor) -> Tensor:
+        largest = ops.reduce_max(x, axes=axes)
+        infinite = ops.equal(ops.absolute(largest), largest.constant(math.inf))
+        shift = ops.where(infinite, largest.constant(0), largest)
+        return ops.log(ops.reduce_sum(ops.exp(x - spread(shift, x.shape, axes)), axes=axes)) + shift
+
+    def backward(g: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor]:
+        return (spread(g, x.shape, axes) * ops.exp(x - spread(y, x.shape, axes)),)
+
+    return _finished(x, with_gradient("logsumexp", formula, backward, x), axes, keepdim)
 
 
 @method("norm")

@@ -33,6 +33,9 @@ from avalon.functions.activation import (
     tanhshrink as tanhshrink,
     threshold as threshold,
 )
+from avalon.functions.arithmetic import (
+    tanh as tanh,
+)
 from avalon.functions.attention import (
     scaled_dot_product_attention as scaled_dot_product_attention,
 )
@@ -102,12 +105,6 @@ from avalon.functions.pooling import (
     max_pool2d as max_pool2d,
     max_pool3d as max_pool3d,
 )
-from avalon.functions.shaping import (
-    pad as pad,
-)
-from avalon.functions.arithmetic import (
-    tanh as tanh,
-)
 from avalon.functions.resize import (
     channel_shuffle as channel_shuffle,
     fold as fold,
@@ -116,4 +113,7 @@ from avalon.functions.resize import (
     pixel_unshuffle as pixel_unshuffle,
     unfold as unfold,
     upsample as upsample,
+)
+from avalon.functions.shaping import (
+    pad as pad,
 )

@@ -30,7 +30,24 @@ def _spread(*shape):
     return _rng.normal(size=shape)
 
 
-SPECIALS = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.5, -3.5, 1e-30, 30.0, -30.0, 100.0, -100.0]
+SPECIALS = [
+    np.nan,
+    np.inf,
+    -np.inf,
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.5,
+    -0.5,
+    2.5,
+    -3.5,
+    1e-30,
+    30.0,
+    -30.0,
+    100.0,
+    -100.0,
+]
 
 # name -> array; floats take the dtype under test and get gradients
 INPUTS = {
@@ -148,7 +165,13 @@ def _evaluate(expression, library, dtype):
     """Outputs as arrays, and gradients by name."""
     names = sorted(set(_NAMES.findall(expression)))
     leaves = _leaves(names, library, dtype)
-    scope = {"T": library, "F": library.nn.functional, "nn": library.nn, "inf": np.inf, "nan": np.nan}
+    scope = {
+        "T": library,
+        "F": library.nn.functional,
+        "nn": library.nn,
+        "inf": np.inf,
+        "nan": np.nan,
+    }
     if library is avalon:
         default = avalon.get_default_dtype()
         avalon.set_default_dtype(avalon.float64 if dtype == np.float64 else avalon.float32)
@@ -224,7 +247,9 @@ def _must_raise(expression, dtype, error):
     try:
         found, _ = _evaluate(expression, avalon, dtype)
     except Exception as ours:
-        assert isinstance(ours, (type(error), RuntimeError, ValueError, TypeError, IndexError)), ours
+        assert isinstance(ours, (type(error), RuntimeError, ValueError, TypeError, IndexError)), (
+            ours
+        )
         return
     raise AssertionError(f"{expression}: PyTorch raises {error!r}, Avalon gives {found}")
 

@@ -156,7 +156,7 @@ PRODUCTS = lines("""
     T.kron(col, x)
     T.cross(r[:, :3], q[:, :3], dim=0)
     T.cdist(x, y)
-    T.vander(v)
+    T.vander(v.detach())
     F.linear(m, m2.T, b6)
     F.linear(bm, m2.T)
     F.linear(v3, m2.T, b6)
