@@ -12,6 +12,7 @@ PyTorch's rules: https://docs.pytorch.org/docs/stable/notes/autograd.html#in-pla
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -74,12 +75,25 @@ class Cell:
 
 
 class Counter:
-    """A version counter, shared by a tensor, its views and what was detached from it."""
+    """A version counter, shared by a tensor, its views and what was detached from it.
 
-    __slots__ = ("count",)
+    After every write, `bases` (the tensors of them that have views) note where their cotangents go:
+    views that are older than the write follow that, whenever they are asked.
+    """
+
+    __slots__ = ("bases", "count")
 
     def __init__(self) -> None:
         self.count = 0
+        self.bases: list[weakref.ref[Tensor]] = []
+
+    def write(self) -> None:
+        """Count a write."""
+        self.count += 1
+        for reference in self.bases:
+            base = reference()
+            if base is not None:
+                base._written = base._edge()
 
 
 class Kind(NamedTuple):
@@ -133,6 +147,8 @@ class Tensor:
     _path: tuple[Move, ...] = ()  # from that tensor to this one
     _creation = DEFAULT
     _seen = 0  # the version at which `_history` was made, for views
+    _has_views = False
+    _written: History | None = None  # where cotangents went after the last write, if it has views
     _counter: Counter | None = None
     _history: History | None = None
     _leaf: Leaf | None = None
@@ -271,10 +287,11 @@ class Tensor:
         view._moves = self._moves + moves
         # one tuple where both paths are the same: then a write does value and history together
         view._path = view._moves if self._path is self._moves else self._path + moves
-        if base._counter is None:
-            base._counter = Counter()
-        view._counter = base._counter
-        view._seen = base._counter.count
+        view._counter = counter = base._count()
+        if not base._has_views:
+            base._has_views = True
+            counter.bases.append(weakref.ref(base, counter.bases.remove))
+        view._seen = counter.count
         if not modes.grad:
             view._creation = NO_GRAD
         elif creation is not DEFAULT:
@@ -294,7 +311,10 @@ class Tensor:
         """True if gradients go to this tensor or through it."""
         if self._requires or self._history is not None:
             return True
-        return self._base is not None and self._base.requires_grad
+        if self._base is None:
+            return False
+        stale = self._seen != self._count().count and self._base._written is not None
+        return stale or self._base.requires_grad
 
     @requires_grad.setter
     def requires_grad(self, wanted: bool) -> None:
@@ -307,7 +327,7 @@ class Tensor:
                 f"[requires_grad_] only Tensors of floating point and complex dtype can require "
                 f"gradients; this one holds {self.dtype.name}"
             )
-        if self._history is not None:
+        if self._is_interior():
             if not requires_grad:
                 raise AutogradError(
                     "[requires_grad_] you can only change requires_grad flags of leaf variables. If "
@@ -316,6 +336,8 @@ class Tensor:
                 )
             return self
         self._requires = bool(requires_grad)
+        if requires_grad and self._has_views and self._written is None:
+            self._written = self._edge()
         return self
 
     @property
@@ -331,19 +353,20 @@ class Tensor:
         base = self._base
         if base is None:
             return self._history
-        if self._history is None and not base.requires_grad:
-            return None
-        assert self._counter is not None
-        count = self._counter.count
-        if self._seen != count:
-            self._forbid_special_view("its base or another view of its base has been")
-            edge = base._edge()
-            if edge is None:  # a view of what a leaf view was made from
-                self._rebase(History.of_function("constant", (), self, lambda g: ()))
-            else:
-                self._rebase(continued(edge, base, self._path))
-            self._seen = count
+        count, edge = self._count().count, base._written
+        if self._seen == count or (self._history is None and edge is None):
+            return self._history
+        self._forbid_special_view("its base or another view of its base has been")
+        if edge is None:  # a view of what a leaf view was made from
+            self._rebase(History.of_function("constant", (), self, lambda g: ()))
+        else:
+            self._rebase(continued(edge, base, self._path))
+        self._seen = count
         return self._history
+
+    def _is_interior(self) -> bool:
+        """True if an operation made this tensor. Does not raise, even for views from `no_grad`."""
+        return (self.grad_fn if self._creation is DEFAULT else self._history) is not None
 
     def _edge(self) -> History | None:
         """Where cotangents of this tensor go: its history, its leaf, or None."""
@@ -406,8 +429,10 @@ class Tensor:
     def grad(self) -> None:
         self._grad = None
 
-    def _keep_gradient(self, gradient: Tensor) -> None:
-        """Called by backward for tensors that asked with `retain_grad`."""
+    def _keep_gradient(self, gradient: Tensor, history: History) -> None:
+        """Called by backward, where it passes `history`, for tensors that asked with `retain_grad`."""
+        if self._creation is DEFAULT and self.grad_fn is not history:
+            return  # a view whose base was written since
         if self._grad is None:
             self._grad = gradient.clone() if gradient.requires_grad else Tensor._make(gradient.value())
         else:
@@ -417,8 +442,8 @@ class Tensor:
         """Keep this tensor's gradient in `.grad`, though it is not a leaf."""
         if not self.requires_grad:
             raise AutogradError("[retain_grad] can't retain_grad on Tensor that has requires_grad=False")
-        if self._history is not None:
-            history = self.grad_fn
+        if self._is_interior():
+            history = self._edge()
             assert history is not None
             if not history.keeps(self):
                 history.keep(self)

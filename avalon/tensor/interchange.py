@@ -419,7 +419,7 @@ def _own_fields(x: Tensor) -> dict[str, Any]:
     return {name: field for name, field in vars(x).items() if name not in _INTERNAL}
 
 
-_INTERNAL = frozenset(Tensor.__annotations__)
+_INTERNAL = frozenset((*Tensor.__annotations__, *vars(Tensor)))
 
 
 @method("__reduce_ex__")

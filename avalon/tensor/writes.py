@@ -52,7 +52,7 @@ def _check_leaf(x: Tensor, differentiable: bool) -> None:
                     "[in-place] a view of a leaf Variable that requires grad is being used in an "
                     "in-place operation. Write under `with av.no_grad():`, or to `x.data`."
                 )
-        if x.requires_grad and x._history is None:
+        if x.requires_grad and not x._is_interior():
             raise AutogradError(
                 "[in-place] a leaf Variable that requires grad is being used in an in-place operation. "
                 "Write under `with av.no_grad():`, or to `x.data`."
@@ -110,7 +110,7 @@ def write(x: Tensor, new: Tensor, edge: History | None) -> Tensor:
     elif x.numel() and (edge is None or not x._moves or x._path is not x._moves):
         _put(x, _through(x, value))
     cell.version += 1
-    x._count().count += 1
+    x._count().write()
     return x
 
 
@@ -250,7 +250,7 @@ def copy_(x: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
     differentiable = modes.grad and source.requires_grad
     if _repeats(x) and source._same_window(x):
         _check_leaf(x, differentiable)
-        x._count().count += 1
+        x._count().write()
         return x
     check_in_place(x, differentiable)
     check_overlap(x, source)

@@ -239,7 +239,7 @@ def _observe(history: History, cotangent: Any, wrap: Callable[..., Any], differe
     for reference in history.keepers or ():
         keeper = reference()
         if keeper is not None:
-            keeper._keep_gradient(tensor)
+            keeper._keep_gradient(tensor, history)
     return tensor if differentiable else tensor.value()
 
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-import avalon.tensor as avalon_tensor
-from avalon import dtype as avalon_dtypes
+import avalon as av
+from avalon.tensor import grad
 
 ELEMENTS = 64
 
@@ -45,15 +45,11 @@ class Avalon:
     """The same from Avalon."""
 
     name = "avalon"
-    dtypes = {
-        "float64": avalon_dtypes.float64,
-        "float32": avalon_dtypes.float32,
-        "int64": avalon_dtypes.int64,
-    }
-    tensor = staticmethod(avalon_tensor.tensor)
-    from_numpy = staticmethod(avalon_tensor.from_numpy)
-    no_grad = staticmethod(avalon_tensor.no_grad)
-    grad = staticmethod(avalon_tensor.grad)
+    dtypes = {"float64": av.float64, "float32": av.float32, "int64": av.int64}
+    tensor = staticmethod(av.tensor)
+    from_numpy = staticmethod(av.from_numpy)
+    no_grad = staticmethod(av.no_grad)
+    grad = staticmethod(grad)
 
 
 class World:
@@ -619,7 +615,7 @@ def _disturb(tensor: Any, choices: random.Random, kept: list[Any]) -> None:
     elif way == 4:
         _ask(lambda: kept.append(tensor * 1))
     elif way == 5:
-        avalon_tensor.synchronize()
+        av.synchronize()
     elif tensor.numel() == 1:
         tensor.item()
 
