@@ -38,9 +38,16 @@ _PAGE = 4096  # rows that lie a multiple of it apart share their places in the f
 
 def choose(target: Target, dtype: DType, problem: Problem, spatial: bool) -> Schedule:
     """The cheapest schedule. `spatial` tells convolutions from matrix products."""
+    return min(candidates(target, dtype, problem, spatial), key=lambda found: found[0])[1]
+
+
+def candidates(
+    target: Target, dtype: DType, problem: Problem, spatial: bool
+) -> Iterator[tuple[float, Schedule]]:
+    """Schedules that may be the cheapest, each with its estimated cycles."""
     model = _Model(target, dtype, problem)
-    candidates = model.windows() if spatial else model.products()
-    return min(candidates, key=lambda candidate: model.balanced(*candidate))[1]
+    for cost, schedule in model.windows() if spatial else model.products():
+        yield model.balanced(cost, schedule), schedule
 
 
 class _Model:

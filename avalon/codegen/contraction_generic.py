@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import ceil, prod
 
 from avalon import dtype as dtypes
-from avalon.codegen.contraction_pack import Block, GatheredSide, Scratch, pieces, split
+from avalon.codegen.contraction_pack import GatheredSide, Scratch, block_at, pieces, split
 from avalon.codegen.contraction_problem import LONGEST_BLOCK, Problem, View, contract_problem, known
 from avalon.codegen.contraction_tile import add_into, lanes_of, summed_in, sums
 from avalon.codegen.emit import Emit, Pointer, Value
@@ -94,7 +94,7 @@ def generic_kernel(
         first = emit.multiply(span, emit.index(problem.per_span))
         last = emit.minimum(emit.add(first, emit.index(problem.per_span)), total)
         with emit.loop(first, last) as number:
-            block = _block(emit, problem, number.index)
+            block = block_at(emit, problem, number.index)
             rows.begin_block(block)
             lanes.begin_block(block)
             with (
@@ -114,19 +114,6 @@ def generic_kernel(
                 add_into(emit, tile, place, parts, found, is_first)
         _store(emit, problem, stored, group, span, rows, lanes, tile)
     return Kernel(emit.symbol, emit.finish(), scratch.size)
-
-
-def _block(emit: Emit, problem: Problem, number: Value) -> Block:
-    """The block with this number."""
-    starts, count = [], emit.constant(1, dtypes.int64)
-    extents = (problem.depth, *problem.taps)
-    numbers = split(emit, number, *problem.counts[1:])
-    for position, length, extent in zip(numbers, problem.lengths, extents, strict=True):
-        start = emit.multiply(position, emit.index(length))
-        rest = emit.subtract(emit.index(extent), start)
-        count = emit.multiply(count, emit.minimum(rest, emit.index(length)))
-        starts.append(start)
-    return Block((starts[0], starts[1], starts[2], starts[3]), count)
 
 
 def _store(

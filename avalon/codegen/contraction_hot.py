@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from avalon import dtype as dtypes
-from avalon.codegen.contraction_pack import Block, Scratch, quotient, split
+from avalon.codegen.contraction_pack import Block, Scratch, block_at, quotient, split
 from avalon.codegen.contraction_problem import Problem, known
 from avalon.codegen.contraction_sides import DirectSide, Operand, PackedSide
 from avalon.codegen.contraction_tile import (
@@ -181,7 +181,7 @@ class HotKernel:
                     emit.loop(first, last) as number,
                 ):
                     kept = emit.subtract(number.index, first)
-                    self.lanes.begin_block(self._block(number.index), kept)
+                    self.lanes.begin_block(block_at(emit, problem, number.index), kept)
                 unit.next(key)
             self._sum(first, last)
             self._finish(span, group, w_start, x_starts)
@@ -200,22 +200,6 @@ class HotKernel:
         self.x_side.begin_unit(group, start)
         return [start]
 
-    def _block(self, number: Value) -> Block:
-        """The block with this number."""
-        emit, problem = self.emit, self.problem
-        starts, count = [], emit.constant(1, dtypes.int64)
-        extents = (problem.depth, *problem.taps)
-        numbers = split(emit, number, *problem.counts[1:])
-        for position, length, extent in zip(numbers, problem.lengths, extents, strict=True):
-            start = emit.multiply(position, known(length))
-            if known(extent) % max(known(length), 1):
-                rest = emit.subtract(emit.constant(known(extent), dtypes.int64), start)
-                count = emit.multiply(count, emit.minimum(rest, emit.index(length)))
-            else:
-                count = emit.multiply(count, known(length))
-            starts.append(start)
-        return Block((starts[0], starts[1], starts[2], starts[3]), count)
-
     def _sum(self, first: Value, last: Value) -> None:
         """Fill the tile memory with the unit's sums."""
         emit, width = self.emit, self.width
@@ -225,7 +209,7 @@ class HotKernel:
                 emit.store(self.tile, i.index, zero)
             return
         with emit.loop(first, last, nonempty=True) as number:
-            block = self._block(number.index)
+            block = block_at(emit, self.problem, number.index)
             if self.schedule.resident:
                 assert isinstance(self.lanes, PackedSide)
                 self.lanes.turn_to(emit.subtract(number.index, first))

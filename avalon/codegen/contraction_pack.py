@@ -67,6 +67,22 @@ class Block:
     count: Value
 
 
+def block_at(emit: Emit, problem: Problem, number: Value) -> Block:
+    """The block with this number."""
+    starts, count = [], emit.constant(1, dtypes.int64)
+    positions = split(emit, number, *problem.counts[1:])
+    lengths = [emit.index(length) for length in problem.lengths]
+    extents = [emit.index(extent) for extent in (problem.depth, *problem.taps)]
+    for position, length, extent in zip(positions, lengths, extents, strict=True):
+        start = emit.multiply(position, length)
+        starts.append(start)
+        if extent.number is not None and length.number and extent.number % length.number == 0:
+            count = emit.multiply(count, length)
+        else:
+            count = emit.multiply(count, emit.minimum(emit.subtract(extent, start), length))
+    return Block((starts[0], starts[1], starts[2], starts[3]), count)
+
+
 class GatheredSide:
     """Packs one operand element by element, through tables of where its parts and steps are.
 

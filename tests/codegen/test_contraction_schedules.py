@@ -1,0 +1,107 @@
+"""No schedule changes a bit: kernels by many schedules of one contraction, on every feature set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from avalon import dtype as dtypes
+from avalon.codegen import contraction_cost, target as targets
+from avalon.codegen.contraction import Lowering, View, cold_contract, cold_convolve
+from avalon.codegen.contraction_hot import HotKernel, Schedule, Slots, units
+from avalon.codegen.contraction_problem import Problem, contract_problem, convolve_problems
+from avalon.codegen.target import Target
+from avalon.runtime.plan import Argument, Launch
+from tests.codegen.contraction_harness import outputs_of, run
+
+TARGETS = [targets.named(name) for name in ("avx512", "avx2")]
+RUNNING = [t for t in TARGETS if targets.host().is_x86 and t.lanes <= targets.host().lanes]
+TRIED = 8  # schedules of a contraction
+
+
+def _sampled(target: Target, problem: Problem, spatial: bool) -> list[Schedule]:
+    """Some of the candidates, drawn evenly."""
+    found = list(contraction_cost.candidates(target, dtypes.float32, problem, spatial))
+    step = max(1, len(found) // TRIED)
+    return [schedule for _, schedule in found[::step]]
+
+
+def _computed(
+    target: Target, problem: Problem, schedule: Schedule, rank: int, arrays: list[np.ndarray]
+) -> bytes:
+    kernel = HotKernel(
+        "tried", target, dtypes.float32, problem, schedule, Slots(0, 1, 2), rank, None, False
+    ).build()
+    arguments = tuple(Argument("buffer", number) for number in range(3))
+    launch = Launch("tried", arguments, units(problem, schedule))
+    arrays[2][...] = np.nan
+    run(target, Lowering((kernel,), (launch,)), arrays, 2)
+    return arrays[2].tobytes()
+
+
+@pytest.mark.parametrize("target", RUNNING, ids=lambda target: target.name)
+@pytest.mark.parametrize("shape", [(1, 45, 800, 70), (2, 6, 30, 100), (1, 150, 50, 3)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_schedules_of_matrix_products(
+    target: Target, shape: tuple[int, int, int, int], turned: bool
+) -> None:
+    batch, m, k, n = shape
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((batch, m, k)).astype("f")
+    b = rng.standard_normal((batch, k, n)).astype("f")
+    y = np.empty((batch, m, n), "f")
+    b_view = View(1, (k * n, 1, k)) if turned else View.contiguous(1, b.shape)
+    views = (View.contiguous(0, a.shape), b_view, View.contiguous(2, y.shape))
+    arrays = [a, b, y]
+    run(target, cold_contract(target, dtypes.float32, shape, *views, 3), arrays)
+    expected = y.tobytes()
+    problem = contract_problem(shape, *views)
+    for schedule in _sampled(target, problem, False):
+        assert _computed(target, problem, schedule, 0, arrays) == expected, schedule
+        if schedule.pack_lanes:
+            other = replace(schedule, resident=not schedule.resident)
+            assert _computed(target, problem, other, 0, arrays) == expected, other
+
+
+@pytest.mark.parametrize("target", RUNNING, ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "stride", "low"),
+    [
+        ((1, 3, 5, 11, 13), (1, 20, 5, 3, 3), (1, 1), (1, 1)),
+        ((1, 2, 70, 9, 9), (1, 7, 70, 3, 2), (2, 3), (0, 1)),
+        ((2, 5, 2, 17), (2, 33, 2, 4), (1,), (3,)),
+        ((1, 4, 6, 15, 15), (1, 18, 6, 13, 13), (1, 1), (0, 0)),
+    ],
+)
+def test_schedules_of_convolutions(
+    target: Target, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: tuple[int, ...],
+    low: tuple[int, ...],
+) -> None:  # fmt: skip
+    one = (1,) * len(stride)
+    parameters: dict[str, Any] = {
+        "stride": stride, "input_dilation": one, "kernel_dilation": one, "low": low, "flip": False
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(shape).astype("f") for shape in (x_shape, w_shape))
+    y = np.empty(outputs_of(x_shape, w_shape, {**parameters, "high": low}), "f")
+    views = [View.contiguous(slot, array.shape) for slot, array in enumerate((x, w, y))]
+    shapes = (x_shape, w_shape, y.shape)
+    arrays = [x, w, y]
+    run(target, cold_convolve(target, dtypes.float32, shapes, *views, 3, **parameters), arrays)
+    expected = y.tobytes()
+    (problem,) = convolve_problems(*shapes, *views, **parameters)
+    assert problem.blocks.spans == 1
+    for schedule in _sampled(target, problem, True):
+        assert _computed(target, problem, schedule, len(stride), arrays) == expected, schedule
+
+
+def test_the_choice_is_the_same_again() -> None:
+    views = (View(0, (0, 64, 1)), View(1, (0, 64, 1)), View(2, (0, 64, 1)))
+    problem = contract_problem((1, 64, 64, 64), *views)
+    chosen = {
+        contraction_cost.choose(TARGETS[0], dtypes.float32, problem, False) for _ in range(3)
+    }
+    assert len(chosen) == 1
