@@ -187,7 +187,7 @@ def _(emit, x):
 
 @primitive(Elementwise, accepts="float", samples=samples.anything)
 def sigmoid(x):
-    """1 / (1 + exp(-x)); a primitive for its gradient, which the formula's own would overflow in."""
+    """1 / (1 + exp(-x)); a primitive, for the gradient of the formula itself overflows."""
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     return (1 / (1 + np.exp(-wide))).astype(x.dtype)
 
