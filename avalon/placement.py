@@ -36,4 +36,4 @@ def move(struct: Any, device: Device) -> Any:
     return struct
 
 
-Device.mover = staticmethod(move)  # type: ignore[assignment]
+Device.mover = staticmethod(move)

@@ -57,7 +57,9 @@ class _Table(Module):
                 f"[{cls.__name__}] embeddings must have 2 axes, got shape {tuple(embeddings.shape)}"
             )
         rows, width = embeddings.shape
-        return cls(rows, width, _weight=embeddings, _freeze=freeze, **options)
+        make: Any = cls
+        made: Self = make(rows, width, _weight=embeddings, _freeze=freeze, **options)
+        return made
 
 
 class Embedding(_Table):

@@ -167,7 +167,7 @@ class _Names(Container):
 
     @staticmethod
     def keys(container: Any) -> tuple[Any, ...]:
-        return container.names  # type: ignore[no-any-return]
+        return container.names
 
     @staticmethod
     def set(container: Any, key: Any, value: Any) -> None:

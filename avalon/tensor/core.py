@@ -28,6 +28,11 @@ from avalon.tracing.history import History, Hook, Leaf, next_hook_number
 from avalon.tracing.modes import modes
 from avalon.tracing.values import Value, constant, record, recorder
 
+if TYPE_CHECKING:
+    from avalon.tensor.typed import Installed
+else:
+    Installed = object
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # How a view came to be, which decides whether it may be written in place in grad mode.
@@ -118,7 +123,7 @@ class Move(NamedTuple):
         return Move(primitive, operands, parameters, shape)
 
 
-class Tensor:
+class Tensor(Installed):
     """An array with PyTorch's semantics, whose operations are recorded and run when a value is needed.
 
     >>> import avalon as av
@@ -154,11 +159,6 @@ class Tensor:
     _leaf: Leaf | None = None
     _requires = False
     _grad: Tensor | None = None
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:  # methods that functions/ adds
-            ...
 
     def __new__(cls, *data: Any, **options: Any) -> Tensor:
         """As `torch.Tensor`: sizes, or data that is converted to the default dtype."""

@@ -235,8 +235,8 @@ def wrapped_index(operation: str, indices: Tensor, extent: int) -> Tensor:
     shifted = ops.add(indices, indices.constant(extent))
     inside = ops.where(ops.less(indices, indices.constant(0)), shifted, indices)
     if value.known:
-        return inside  # type: ignore[no-any-return]
-    return ops.check_index(inside, size=extent, message=message)  # type: ignore[no-any-return]
+        return inside
+    return ops.check_index(inside, size=extent, message=message)
 
 
 def _window(x: Tensor, plan: _Plan) -> Tensor:
@@ -318,7 +318,7 @@ def _inverse(permutation: Shape) -> Shape:
 def _transposed(x: Tensor, permutation: Shape) -> Tensor:
     if permutation == tuple(range(x.ndim)):
         return x
-    return ops.transpose(x, permutation=permutation)  # type: ignore[no-any-return]
+    return ops.transpose(x, permutation=permutation)
 
 
 @method("__getitem__")
@@ -386,7 +386,7 @@ def set_item(x: Tensor, index: Any, value: Any) -> None:
         return
     how = _advanced(window, arrays)
     check_in_place(x, value.requires_grad)
-    check_overlap(window, value, exactly=False)
+    check_overlap(window, _without_leading_ones(value), exactly=False)
     if value.dtype is not x.dtype:
         if given_tensor:
             raise DTypeError(

@@ -107,11 +107,22 @@ def write(x: Tensor, new: Tensor, edge: History | None) -> Tensor:
     memory = cell.foreign() if cell.memory is not None else None
     if memory is not None:
         np.copyto(memory.window(x.shape, x.stride(), x._offset), value.host())
-    elif x.numel() and (edge is None or not x._moves or x._path is not x._moves):
+    elif x.numel() and (edge is None or not _is_joint(x)):
         _put(x, _through(x, value))
     cell.version += 1
     x._count().write()
     return x
+
+
+def _is_joint(x: Tensor) -> bool:
+    """True if a write to `x` does the value and the history of its base in one."""
+    base = x._base
+    return (
+        base is not None
+        and x._path is x._moves
+        and x._cell is base._cell
+        and x._cell.memory is None
+    )
 
 
 def _put(x: Tensor, value: Value) -> None:
@@ -197,7 +208,7 @@ def _write_history(x: Tensor, value: Value, edge: History) -> None:
     new._history.once = True
     base._rebase(new._history)
     base._requires = False
-    if x._path and x._path is x._moves and x._cell.memory is None:
+    if _is_joint(x):
         _put(x, new.value())
 
 
@@ -406,7 +417,7 @@ def detach_(x: Tensor) -> Tensor:
 
 
 def _get_data(x: Tensor) -> Tensor:
-    return x._alias()  # type: ignore[no-any-return]
+    return x._alias()
 
 
 def _set_data(x: Tensor, new: Tensor) -> None:
@@ -418,7 +429,6 @@ def _set_data(x: Tensor, new: Tensor) -> None:
     x.shape, x.dtype = new.shape, new.dtype
     x._strides, x._offset = new._strides, new._offset
     x._memo = None
-    x._path = ()
     if x._leaf is not None:
         x._leaf.shape, x._leaf.dtype = x.shape, x.dtype
 
