@@ -51,6 +51,7 @@ def draw_curves(curves: Mapping[str, Sequence[float]]) -> Any:
                     epochs, curves[name], marker="." if len(epochs) < 40 else None, label=name
                 )
         axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(panel)
         axis.grid(alpha=0.3)
         axis.legend()

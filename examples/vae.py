@@ -3,7 +3,7 @@
     python examples/vae.py [--epochs 10] [--data FOLDER_OF_MNIST_FILES]
 
 A model is any object with tensors in its fields, and a gradient is an object of the same form:
-`gradients.decoder.weight` belongs to `model.decoder.weight`. `avalon train vae` also draws pictures.
+`gradients.decoder.weight` belongs to `model.decoder.weight`. `avalon train vae` draws, too.
 """
 
 import argparse

@@ -129,6 +129,6 @@ def _draw_images(model: VAE, images: Any, path: Path) -> None:
 
 
 RECIPES = {
-    "cnn": Recipe(train_cnn, epochs=12, batch_size=32),
+    "cnn": Recipe(train_cnn, epochs=10, batch_size=32),
     "vae": Recipe(train_vae, epochs=20, batch_size=100),
 }
