@@ -399,11 +399,8 @@ class _Model:
 def _cuts(extent: int, room: int) -> Iterator[int]:
     """Sizes up to `room` that cut `extent` evenly, largest first."""
     seen = 0
-    for pieces in range(1, extent + 1):
-        size = ceil(extent / pieces)
-        if size <= room and size != seen:
+    for most in range(min(extent, room), 0, -1):
+        size = ceil(extent / ceil(extent / most))
+        if size != seen:
             seen = size
             yield size
-        if size == 1:
-            break
-
