@@ -1,4 +1,6 @@
-"""Law: every tier computes the meaning of every primitive, in every dtype it accepts, with equal bits."""
+"""Law: every tier computes the meaning of every primitive, in every dtype it accepts, with equal
+bits.
+"""
 
 import numpy as np
 import pytest

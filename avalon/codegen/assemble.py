@@ -1,8 +1,8 @@
 """From a schedule to a plan: kernels built or found, buffers numbered, arguments in order.
 
-Comes in: a graph, its `Schedule`, a target. Goes out: a `Plan` for the runtime. Guaranteed: equal nests
-share one kernel, across programs too; a donation is offered only where the kernel reads each element of
-the input before it writes the same element of the output.
+Comes in: a graph, its `Schedule`, a target. Goes out: a `Plan` for the runtime. Guaranteed: equal
+nests share one kernel, across programs too; a donation is offered only where the kernel reads each
+element of the input before it writes the same element of the output.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from avalon.runtime.plan import (
 )  # fmt: skip
 from avalon.schedule.arrange import generic
 from avalon.schedule.donation import donated_pairs
+from avalon.schedule.loops import Nest
 from avalon.schedule.steps import LibraryStep, Schedule, Step, Temporary, Value
 
 _KEPT_KERNELS = 4096

@@ -1,7 +1,7 @@
 """Calls that have kernels of their own: contractions and sorts.
 
-Comes in: a `LibraryStep` and the assembler that knows buffers' numbers. Goes out: kernels and launches
-over those numbers.
+Comes in: a `LibraryStep` and the assembler that knows buffers' numbers. Goes out: kernels and
+launches over those numbers.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """From a loop nest to the text of a kernel.
 
-Comes in: a `Nest` and a target. Goes out: a `Kernel`. Guaranteed: the last loop of a stage with `lanes` is
-vectorised, its tail masked; a value is computed in the outermost loop that knows its axes; a neighbour
-becomes a vector load, an invariant a broadcast, everything else a gather; numbers that are slots are
-read from the kernel's arguments, so that one text serves every size.
+Comes in: a `Nest` and a target. Goes out: a `Kernel`. Guaranteed: the last loop of a stage with
+`lanes` is vectorised, its tail masked; a value is computed in the outermost loop that knows its
+axes; a neighbour becomes a vector load, an invariant a broadcast, everything else a gather; numbers
+that are slots are read from the kernel's arguments, so that one text serves every size.
 """
 
 from __future__ import annotations
@@ -172,8 +172,9 @@ class NestEmitter:
     def strips(
         self, start: Value, stop: Value, width: int, even: bool
     ) -> Iterator[tuple[Value, Value | None]]:
-        """The strips of a vectorised loop: whole vectors in a loop, then the masked rest; yields the first
-        element and the mask, and the caller writes the body for each. `even` promises that no rest is left.
+        """The strips of a vectorised loop: whole vectors in a loop, then the masked rest; yields
+        the first element and the mask, and the caller writes the body for each. `even` promises
+        that no rest is left.
         """
         emit = self.emit
         count = emit.subtract(stop, start) if start.number != 0 else stop
@@ -197,8 +198,8 @@ class NestEmitter:
             yield whole_end, emit.mask_below(rest, width)
 
     def width(self, stage: Stage) -> int:
-        """Lanes of a stage's vectors: the widest type in it fills a register, but for positions, which
-        are wide yet few.
+        """Lanes of a stage's vectors: the widest type in it fills a register, but for positions,
+        which are wide yet few.
         """
         itemsize = 1
         for store in stage.stores:
@@ -507,7 +508,9 @@ class NestEmitter:
     # Values
 
     def value(self, expression: Expression) -> Value:
-        """The value of an expression here: a scalar, or a vector where it differs from lane to lane."""
+        """The value of an expression here: a scalar, or a vector where it differs from lane to
+        lane.
+        """
         for known in reversed(self.known):
             found = known.get(id(expression))
             if found is not None:

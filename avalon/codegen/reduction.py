@@ -1,7 +1,8 @@
 """Loops of reductions inside a nest, in the order that `schedule.order` fixes.
 
-Comes in: a `Reduce` or `Extreme` expression and the emitter that stands in the loops around it. Goes out:
-its value, a scalar or one result a lane. Guaranteed: the same bits wherever the reduction is written.
+Comes in: a `Reduce` or `Extreme` expression and the emitter that stands in the loops around it.
+Goes out: its value, a scalar or one result a lane. Guaranteed: the same bits wherever the reduction
+is written.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from avalon import dtype as dtypes
 from avalon.codegen.emit import Emit, Value
+from avalon.dtype import DType
 from avalon.schedule.index import Axis
 from avalon.schedule.loops import Extreme, Reduce
 from avalon.schedule.order import LANES
-from avalon.schedule.pull import beats
+from avalon.schedule.pull_values import beats
 
 if TYPE_CHECKING:
     from avalon.codegen.loops import NestEmitter
@@ -49,9 +51,9 @@ def _outer(nest: NestEmitter, reduction: Reduce, axes: Sequence[Axis], total: Va
         if reduction.form == "chain":
             return _rounds(nest, reduction, emit.index(0), nest.number(axes[0].extent), total)
         return _blocks(nest, reduction, total)
-    with emit.loop(0, nest.number(axes[0].extent), carried=(total,)) as loop:
-        with nest.inside(axes[0], loop.index):
-            loop.next(_outer(nest, reduction, axes[1:], loop.values[0]))
+    extent = nest.number(axes[0].extent)
+    with emit.loop(0, extent, carried=(total,)) as loop, nest.inside(axes[0], loop.index):
+        loop.next(_outer(nest, reduction, axes[1:], loop.values[0]))
     return loop.results[0]
 
 
@@ -84,10 +86,9 @@ def _rounds(
     """The rounds of the innermost axis in [start, stop)."""
     emit, axis = nest.emit, reduction.axes[-1]
     if reduction.form != "row":
-        with emit.loop(start, stop, carried=(running,)) as loop:
-            with nest.inside(axis, loop.index):
-                value = emit.broadcast(nest.value(reduction.body), running.lanes)
-                loop.next(_combine(emit, reduction, loop.values[0], value))
+        with emit.loop(start, stop, carried=(running,)) as loop, nest.inside(axis, loop.index):
+            value = emit.broadcast(nest.value(reduction.body), running.lanes)
+            loop.next(_combine(emit, reduction, loop.values[0], value))
         return loop.results[0]
     return _row(nest, reduction, start, stop, running)
 
@@ -145,7 +146,7 @@ class _Direct:
     def __init__(self, emit: Emit) -> None:
         self.emit = emit
 
-    def apply(self, name: str, *operands: Value, dtype: object = None) -> Value:
+    def apply(self, name: str, *operands: Value, dtype: DType | None = None) -> Value:
         result = getattr(self.emit, name)(*operands)
         assert isinstance(result, Value)
         return result
@@ -159,13 +160,13 @@ def extreme(nest: NestEmitter, reduction: Extreme) -> Value:
     with nest.inside(axis, emit.index(0)):
         first = emit.broadcast(nest.value(reduction.body), lanes)
     position = emit.constant(0, dtypes.int64, lanes)
-    with emit.loop(1, nest.number(axis.extent), carried=(first, position)) as loop:
-        with nest.inside(axis, loop.index):
-            standing, best = loop.values
-            here = emit.broadcast(nest.value(reduction.body), lanes)
-            better = beats(_Direct(emit), here, standing, reduction.largest)  # type: ignore[arg-type]
-            loop.next(
-                emit.where(better, here, standing),
-                emit.where(better, emit.broadcast(loop.index, lanes), best),
-            )
+    extent = nest.number(axis.extent)
+    with emit.loop(1, extent, carried=(first, position)) as loop, nest.inside(axis, loop.index):
+        standing, best = loop.values
+        here = emit.broadcast(nest.value(reduction.body), lanes)
+        better = beats(_Direct(emit), here, standing, reduction.largest)
+        loop.next(
+            emit.where(better, here, standing),
+            emit.where(better, emit.broadcast(loop.index, lanes), best),
+        )
     return loop.results[1]

@@ -1,12 +1,12 @@
 """Sorting: one kernel a type and direction, for every shape.
 
-Comes in: the element type and the direction. Goes out: a kernel that writes the int64 indices which sort
-each row along an axis. Guaranteed: equal elements keep their order; NaN counts as greatest, as in
-PyTorch. It is a merge sort from runs of one element upward, between the two halves of a temporary buffer,
-without a branch that depends on data.
+Comes in: the element type and the direction. Goes out: a kernel that writes the int64 indices which
+sort each row along an axis. Guaranteed: equal elements keep their order; NaN counts as greatest, as
+in PyTorch. It is a merge sort from runs of one element upward, between the two halves of a
+temporary buffer, without a branch that depends on data.
 
-Slots: x, the indices, a temporary of two int64 an element, then the extent of the axis, the distance
-of its elements, and the number of rows. A unit is a row.
+Slots: x, the indices, a temporary of two int64 an element, then the extent of the axis, the
+distance of its elements, and the number of rows. A unit is a row.
 """
 
 from __future__ import annotations

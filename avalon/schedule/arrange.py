@@ -1,9 +1,11 @@
-"""From a nest as written to one that runs well: loops joined, units of work chosen, numbers abstracted.
+"""From a nest as written to one that runs well: loops joined, units of work chosen, numbers
+abstracted.
 
-Comes in: nests with one loop an axis of the result. Goes out: the same nests with neighbouring loops
-joined where every index allows it (so that a contiguous elementwise kernel is one flat loop), with
-outer loops made units of work that threads share, and, for the cold tier, with numbers replaced by slots.
-Guaranteed: the values that are stored, and the order of reductions, stay the same.
+Comes in: nests with one loop an axis of the result. Goes out: the same nests with neighbouring
+loops joined where every index allows it (so that a contiguous elementwise kernel is one flat loop),
+with outer loops made units of work that threads share, and, for the cold tier, with numbers
+replaced by slots. Guaranteed: the values that are stored, and the order of reductions, stay the
+same.
 """
 
 from __future__ import annotations
@@ -171,8 +173,8 @@ class _Join(Mapper):
 
 
 def join_loops(nest: Nest) -> Nest:
-    """Drop loops of one round and join neighbours that all forms walk through as if they were one. Only
-    for nests of one stage; each list of loops keeps its order.
+    """Drop loops of one round and join neighbours that all forms walk through as if they were one.
+    Only for nests of one stage; each list of loops keeps its order.
     """
     (stage,) = nest.stages
     axes = [axis for axis in stage.axes if axis.extent != 1]

@@ -1,9 +1,11 @@
-"""Call by call: the schedule of the plain and the cold tier, and of what the hot tier does not fuse.
+"""Call by call: the schedule of the plain and the cold tier, and of what the hot tier does not
+fuse.
 
-Comes in: a graph. Goes out: a `Schedule` with one step a call (a few for calls that need partial results).
-Guaranteed: the values of `graph.interpret`, in the order of operations that `order` fixes. In the cold
-tier movements that keep elements on a lattice cost no step: their consumer reads through them; numbers
-are handed over at run time, so that few kernels serve all shapes. In the plain tier every call has a step.
+Comes in: a graph. Goes out: a `Schedule` with one step a call (a few for calls that need partial
+results). Guaranteed: the values of `graph.interpret`, in the order of operations that `order`
+fixes. In the cold tier movements that keep elements on a lattice cost no step: their consumer reads
+through them; numbers are handed over at run time, so that few kernels serve all shapes. In the
+plain tier every call has a step.
 """
 
 from __future__ import annotations
@@ -11,12 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from avalon import dtype as dtypes
+from avalon.errors import GraphError
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Input, Node
 from avalon.graph.primitive import Elementwise
 from avalon.schedule import order, templates
 from avalon.schedule.arrange import (
-    choose_units, cost_of, generic, join_loops, mark_wide, work_of,
+    choose_units,
+    cost_of,
+    generic,
+    join_loops,
+    mark_wide,
+    work_of,
 )  # fmt: skip
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.index import Affine, Axis, SplitAxis, variable
@@ -33,9 +41,12 @@ from avalon.schedule.loops import (
     Stage,
     Store,
 )  # fmt: skip
-from avalon.schedule.pull import SMALL_REDUCTION, Puller, beats, lowering_of, storage
+from avalon.schedule.pull import SMALL_REDUCTION, Puller, lowering_of, storage
+from avalon.schedule.pull_values import beats
 from avalon.schedule.steps import LibraryStep, Operand, Schedule, Step, Temporary, Value
 from avalon.shape import size_of
+
+_DEEPEST_VIEW = 16
 
 # Movements that a consumer can read through: their index maps are linear.
 LINEAR = frozenset(
@@ -71,8 +82,12 @@ class CallScheduler:
         self.complex_parts = 1
 
     def run(self) -> Schedule:
+        depths: dict[Node, int] = {}  # of views on views, which readers follow one by one
         for node in live_calls(self.graph):
-            if not (self.reads_through and self.is_view(node)):
+            depth = 1 + depths.get(node.operands[0], 0) if node.operands else 0
+            if self.reads_through and self.is_view(node) and depth < _DEEPEST_VIEW:
+                depths[node] = depth
+            else:
                 self.compute(node)
         for output in self.graph.outputs:
             self.materialize(output)
@@ -127,8 +142,9 @@ class CallScheduler:
                 return True
         before = len(self.schedule.steps)
         self.add_map(node, node)
-        if len(self.schedule.steps) == before + 1:
-            templates.keep(key, self.schedule.steps[-1], keys, node, elements)
+        last = self.schedule.steps[-1]
+        if len(self.schedule.steps) == before + 1 and isinstance(last, Step):
+            templates.keep(key, last, keys, node, elements)
         return True
 
     def shares_buffer(self, node: Call) -> bool:
@@ -164,7 +180,9 @@ class CallScheduler:
         value: Callable[[Puller, tuple[Affine, ...]], Expression],
         place: Callable[[tuple[Affine, ...]], tuple[Affine, ...]] | None = None,
     ) -> None:  # fmt: skip
-        """A step that stores `value` at `place` (the same coordinates) for all coordinates of `shape`."""
+        """A step that stores `value` at `place` (the same coordinates) for all coordinates of
+        `shape`.
+        """
         parts = storage(target.dtype)[1]
         for part in range(parts):
             pull = self.puller()
@@ -176,8 +194,7 @@ class CallScheduler:
             argument = pull.buffer(target)
             store = Store(argument, index, expression)
             stage = Stage(axes, (store,), not needs_scalars(expression))
-            step = self.finish(pull, stage, node, len(axes))
-        return step
+            self.finish(pull, stage, node, len(axes))
 
     def finish(
         self,
@@ -187,7 +204,7 @@ class CallScheduler:
         parallel: int,
         check: tuple[str, str] | None = None,
         others: tuple[Node, ...] = (),
-    ) -> Step:
+    ) -> None:
         """Arrange a stage and append its step. The first `parallel` axes may become units."""
         nest = Nest((), (stage,), pull.kinds)
         elements = size_of([axis.extent for axis in stage.axes])
@@ -200,11 +217,9 @@ class CallScheduler:
         if self.generic and check is None:
             nest, numbers = generic(nest)
         written = frozenset(store.argument for store in stage.stores)
-        step = Step(
-            nest, pull.keys, written, (node, *others), numbers, work, elements * cost, check
+        self.schedule.steps.append(
+            Step(nest, pull.keys, written, (node, *others), numbers, work, elements * cost, check)
         )
-        self.schedule.steps.append(step)
-        return step
 
     def operand(self, node: Node) -> Operand:
         """A strided window on a buffer for kernels that are not nests."""
@@ -304,8 +319,8 @@ def _narrowed(scheduler: CallScheduler, node: Call, wide: Temporary) -> None:
 
 
 def _scan_axes(shape: tuple[int, ...], axis: int) -> tuple[list[int], int]:
-    """The order of loops with `axis` sequential: others first, the last one innermost as lanes; and how
-    many stand in front of `axis`.
+    """The order of loops with `axis` sequential: others first, the last one innermost as lanes; and
+    how many stand in front of `axis`.
     """
     others = [a for a in range(len(shape)) if a != axis and shape[a] != 1]
     if others and others[-1] > axis:
@@ -433,7 +448,7 @@ def _write_updates(
 
 
 def _check(scheduler: CallScheduler, node: Call) -> None:
-    """The indices themselves, each checked; on one thread, so that the first failure is reported."""
+    """The indices themselves, each checked; on one thread, so that the first failure counts."""
     (indices,) = node.operands
     pull = scheduler.puller()
     loops = tuple(pull.axis(n) for n in node.shape)
@@ -461,12 +476,20 @@ def _library(scheduler: CallScheduler, node: Call) -> None:
     )
 
 
+def _host_call(scheduler: CallScheduler, node: Call) -> None:
+    raise GraphError(
+        f"[host_call] {node.parameters['function_key']!r} runs in Python and cannot be part of a "
+        "native program; cut the graph there: compute its operands first, then what reads it"
+    )
+
+
 SPECIAL: dict[str, Callable[[CallScheduler, Call], None]] = {
     "concatenate": _concatenate,
     "check_index": _check,
     "argsort": _sort,
     "contract": _library,
     "convolve": _library,
+    "host_call": _host_call,
 }
 for _name in ("cumulative_sum", "cumulative_product", "cumulative_argmax", "cumulative_argmin"):
     SPECIAL[_name] = _cumulative

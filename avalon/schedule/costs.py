@@ -1,4 +1,4 @@
-"""What operations cost, about: to decide what is worth computing twice and how finely work is cut."""
+"""What operations cost, about: decides what is worth computing twice, how finely work is cut."""
 
 from __future__ import annotations
 

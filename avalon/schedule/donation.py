@@ -1,8 +1,8 @@
 """Which results may be computed in the memory of which inputs.
 
-Comes in: a step. Goes out: pairs of values (written, read) that may share memory as far as this step
-goes. Guaranteed: every load of the one is at the very element that is stored to the other, so each
-element is read before it is written.
+Comes in: a step. Goes out: pairs of values (written, read) that may share memory as far as this
+step goes. Guaranteed: every load of the one is at the very element that is stored to the other, so
+each element is read before it is written.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Which values get a buffer: the first decision of the hot tier.
 
-Comes in: a graph. Goes out: the set of nodes that are stored; every other node is computed inside the
-kernels that read it. Guaranteed: outputs, and what calls with kernels of their own read and write, are
-stored; a value is computed again for each reader only where that costs less than storing it.
+Comes in: a graph. Goes out: the set of nodes that are stored; every other node is computed inside
+the kernels that read it. Guaranteed: outputs, and what calls with kernels of their own read and
+write, are stored; a value is computed again for each reader only where that costs less than storing
+it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from avalon.graph.primitive import Elementwise, Movement
 from avalon.schedule import order
 from avalon.schedule.calls import LINEAR, SPECIAL, live_calls, window_on
 from avalon.schedule.costs import cost_of_call
-from avalon.schedule.pull import RULES, SMALL_REDUCTION, lowering_of, places_one
+from avalon.schedule.pull import RULES, SMALL_REDUCTION, lowering_of
+from avalon.schedule.pull_values import places_one
 from avalon.shape import size_of
 
 _STORING = 6  # operations that writing and reading an element back may cost
@@ -55,7 +57,7 @@ class Decision:
         self._share()
 
     def depth(self, node: Call) -> int:
-        """Calls in a row that computing a stored call takes, from the stored values that it reads."""
+        """Calls in a row from the stored values that a stored call reads to itself."""
         waiting = [self._depth.get(x, 0) for x in node.operands if x not in self.stored]
         return 1 + max(waiting, default=0)
 
@@ -112,8 +114,8 @@ class Decision:
         """Store what would be computed too often, or is too long for one kernel."""
         for node in self.calls:
             self._measure(node)
-        # How often a value is wanted, for each kind of kernel that wants it: kernels of one shape that
-        # wait for equally many others are likely to become one, which computes a value once.
+        # How often a value is wanted, for each kind of kernel that wants it: kernels of one shape
+        # that wait for equally many others are likely to become one, which computes it once.
         wanted: dict[Node, dict[Kind, float]] = {}
         nested: set[Node] = set()  # computed inside another reduction
         for node in reversed(self.calls):
@@ -192,7 +194,9 @@ class Decision:
         return total
 
     def _measure(self, node: Call) -> None:
-        """Note how long the chain of calls is that ends here, and store what is too long for a kernel."""
+        """Note how long the chain of calls is that ends here, and store what is too long for a
+        kernel.
+        """
         depth, size, level = 0, 1, 0
         for operand in node.operands:
             own_loops = is_large_reduction(operand) or self.is_special(operand)
@@ -201,7 +205,7 @@ class Decision:
                 depth = max(depth, self._depth.get(operand, 0))
                 size += self._size.get(operand, 0)
         self._level[node] = level
-        if (depth >= _DEEPEST or size > _LARGEST) and node.primitive.kind is Elementwise:
+        if depth >= _DEEPEST or (size > _LARGEST and node.primitive.kind is Elementwise):
             self.stored.add(node)
             depth, size = -1, 0
         self._depth[node], self._size[node] = depth + 1, size
@@ -215,13 +219,13 @@ class Decision:
 
 
 def stored_type(node: Node) -> DType:
-    """The type in which a value lies in a buffer that only this program reads: positions along short
-    axes fit into a byte.
+    """The type in which a value lies in a buffer that only this program reads: positions along
+    short axes fit into a byte.
     """
-    if isinstance(node, Call) and node.primitive.name in ("argmax", "argmin"):
-        if node.operands[0].shape[node.parameters["axis"]] <= _BYTE:
-            return dtypes.int8
-    return node.dtype
+    if not isinstance(node, Call) or node.primitive.name not in ("argmax", "argmin"):
+        return node.dtype
+    extent = node.operands[0].shape[node.parameters["axis"]]
+    return dtypes.int8 if extent <= _BYTE else node.dtype
 
 
 def _only_moves(node: Node) -> bool:

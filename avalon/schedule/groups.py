@@ -1,9 +1,9 @@
 """Which stored values are computed by one kernel: the second decision of the hot tier.
 
-Comes in: a `Decision`. Goes out: groups in an order in which they can run, each the calls that one nest
-stores, or one call that has steps of its own. Guaranteed: members of a group have one shape and read
-each other only at the very element that is being computed; groups have no circular dependence; checks
-come as early as they can.
+Comes in: a `Decision`. Goes out: groups in an order in which they can run, each the calls that one
+nest stores, or one call that has steps of its own. Guaranteed: members of a group have one shape
+and read each other only at the very element that is being computed; groups have no circular
+dependence; checks come as early as they can.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from avalon.shape import size_of
 
 _MEMBERS = 12  # calls that one kernel stores
 _READS = 24  # buffers that one kernel reads
+_FAR = 1000  # groups that are looked at for a dependence
 _RECENT = 6  # groups of a shape that a call may join
-_DEEPEST = 120  # calls in a row that one kernel computes: what reads a kernel follows them recursively
+_DEEPEST = 120  # calls in a row that one kernel computes: whoever reads it follows them recursively
 
 
 @dataclass(eq=False)
@@ -139,9 +140,13 @@ def _find_group(
 
 
 def _reaches(starts: set[Group], goal: Group, home: dict[Node, Group]) -> bool:
-    """Whether one of `starts` needs `goal`, directly or through others."""
+    """Whether one of `starts` needs `goal`, directly or through others; also said of what would
+    take too long to find out.
+    """
     pending, seen = list(starts), set(starts)
     while pending:
+        if len(seen) > _FAR:
+            return True
         group = pending.pop()
         if group is goal:
             return True
@@ -154,7 +159,9 @@ def _reaches(starts: set[Group], goal: Group, home: dict[Node, Group]) -> bool:
 
 
 def _in_order(groups: list[Group], home: dict[Node, Group]) -> list[Group]:
-    """Groups after what they read; otherwise in the order of the graph, checks and their needs first."""
+    """Groups after what they read; otherwise in the order of the graph, checks and their needs
+    first.
+    """
     checks = [
         group
         for group in groups

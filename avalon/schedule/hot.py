@@ -1,7 +1,7 @@
 """The schedule of the hot tier: groups of calls become one nest each, with all sizes known.
 
-Comes in: a graph. Goes out: a `Schedule`. Guaranteed: the bits of the other tiers: fusion changes where
-values are computed, never how.
+Comes in: a graph. Goes out: a `Schedule`. Guaranteed: the bits of the other tiers: fusion changes
+where values are computed, never how.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class HotScheduler(CallScheduler):
                     self.build(group, stored, dimensions, part, split)
                     break
                 except SplitAxis as wanted:
-                    split = any([d.cut(wanted) for d in dimensions])
+                    split = any(dimension.cut(wanted) for dimension in dimensions)
 
     def build(
         self, group: Group, stored: list[Call], dimensions: list[Dimension], part: int, split: bool
@@ -111,7 +111,7 @@ class HotScheduler(CallScheduler):
 
 
 class Dimension:
-    """An axis of a result as loops, outermost first: [extent, whether its steps are written out]."""
+    """An axis of a result as loops, outermost first: extents, and which are written out."""
 
     def __init__(self, extent: int) -> None:
         self.loops: list[tuple[int, bool]] = [(extent, False)]
@@ -128,7 +128,9 @@ class Dimension:
         return False
 
     def places(self, pull: Puller, axes: list[Axis]) -> list[Affine]:
-        """The coordinates of this dimension, one for each step that is written out; appends its loops."""
+        """The coordinates of this dimension, one for each step that is written out; appends its
+        loops.
+        """
         found = [ZERO]
         self.axes = []
         for extent, phases in self.loops:
@@ -145,7 +147,7 @@ class Dimension:
 
 
 class GroupPuller(Puller):
-    """Computes the members of a group where they are wanted at the element that is being computed."""
+    """Computes members of a group where they are wanted at the element being computed."""
 
     def __init__(self, scheduler: HotScheduler, group: Group, split: bool) -> None:
         super().__init__(scheduler.stored, split=split, small=scheduler.small)

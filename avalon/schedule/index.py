@@ -1,9 +1,9 @@
 """Index arithmetic: where an element lies, as a linear form over loop axes.
 
-Comes in: loop axes and the movements (slice, transpose, reshape, pad, ...) between a consumer and what it
-reads. Goes out: `Affine` forms, the coordinates and addresses of every load and store. Guaranteed:
-forms are values (equal when they say the same), ranges are exact bounds, and a division that is not
-linear becomes a `Quotient` variable, so that every movement can be followed through.
+Comes in: loop axes and the movements (slice, transpose, reshape, pad, ...) between a consumer and
+what it reads. Goes out: `Affine` forms, the coordinates and addresses of every load and store.
+Guaranteed: forms are values (equal when they say the same), ranges are exact bounds, and a division
+that is not linear becomes a `Quotient` variable, so that every movement can be followed through.
 
 A variable of a form is an `Axis` (a loop), a `Quotient` (floor or remainder of another form), or a
 `Dynamic` (a number that is data: a slice start, an index).
@@ -58,7 +58,7 @@ class Axis:
 
 
 class Quotient:
-    """floor(source / divisor), or the remainder of that division. `bits`: the axes it depends on."""
+    """floor(source / divisor), or the remainder of that division."""
 
     __slots__ = ("_hash", "bits", "divisor", "high", "low", "remainder", "source")
     bits: int
@@ -125,8 +125,8 @@ Variable = Axis | Quotient | Dynamic
 
 class SplitAxis(Exception):
     """Asks for a loop axis to be cut in two, of which the inner one has `inner` steps: then the
-    coordinate that was wanted is linear. With `phases` each step of the inner one is to be written out,
-    for what is computed differs from one to the next.
+    coordinate that was wanted is linear. With `phases` each step of the inner one is to be written
+    out, for what is computed differs from one to the next.
     """
 
     def __init__(self, axis: Axis, inner: int, phases: bool) -> None:

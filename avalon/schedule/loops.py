@@ -2,9 +2,9 @@
 
 Comes in: what `pull` and `nests` build from graph nodes. Goes out: `Nest`s, which `codegen.loops`
 turns into LLVM text and `str` into readable loops. Guaranteed: expressions are directed acyclic
-graphs without side effects (a shared part is computed once); `bits` says which axes a value depends on,
-so that everything is computed in the outermost loop that knows its axes; a `Load` carries the guards
-under which it may read, and gives 0 where they fail.
+graphs without side effects (a shared part is computed once); `bits` says which axes a value depends
+on, so that everything is computed in the outermost loop that knows its axes; a `Load` carries the
+guards under which it may read, and gives 0 where they fail.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class Inside(Expression):
 
 
 class Load(Expression):
-    """Element `index` of the buffer that is argument `argument`; 0 where a guard fails. `pinned` are
-    the bits of loops that write what it reads, so that it must stay inside them.
+    """Element `index` of the buffer that is argument `argument`; 0 where a guard fails. `pinned`
+    are the bits of loops that write what it reads, so that it must stay inside them.
     """
 
     __slots__ = ("argument", "guards", "index", "pinned")
@@ -131,8 +131,9 @@ class Apply(Expression):
 class Reduce(Expression):
     """A reduction of `body` by the emitter's method `combine`, in the order that `order` defines.
 
-    `form` is "row" (virtual lanes over the innermost axis, then a tree), "column" (one chain) or "chain"
-    (one chain without blocks). `axes` are the reduced axes, the innermost last; `block` its block.
+    `form` is "row" (virtual lanes over the innermost axis, then a tree), "column" (one chain) or
+    "chain" (one chain without blocks). `axes` are the reduced axes, the innermost last; `block` its
+    block.
     """
 
     __slots__ = ("axes", "block", "body", "combine", "form", "identity")
@@ -169,8 +170,8 @@ class Extreme(Expression):
 
 @dataclass
 class Store:
-    """Write `value` to element `index` of argument `argument`, where all guards hold. With `check`, the
-    number of a check and the exclusive bound of its values, a value outside fails the program.
+    """Write `value` to element `index` of argument `argument`, where all guards hold. With `check`,
+    the number of a check and the exclusive bound of its values, a value outside fails the program.
     """
 
     argument: int
@@ -182,7 +183,7 @@ class Store:
 
 @dataclass
 class Stage:
-    """Loops over `axes`, outermost first, around stores. With `lanes` the last one is vectorised."""
+    """Loops over `axes`, outermost first, around stores; with `lanes` the last is vectorised."""
 
     axes: tuple[Axis, ...]
     stores: tuple[Store, ...]
@@ -193,10 +194,10 @@ class Stage:
 class Nest:
     """One kernel: for each unit of work (a point of `units`), all stages in order.
 
-    With `cut`, the first axis of every stage is cut in pieces of that many steps, and the piece is the
-    innermost unit. `arguments` describe the slots: ("buffer" | "scalar" | "status", dtype); the numbers of
-    a shape-generic nest follow them. `locals` are the element types and sizes of buffers private to a
-    unit, which loads and stores name by negative arguments -1, -2, ...
+    With `cut`, the first axis of every stage is cut in pieces of that many steps, and the piece is
+    the innermost unit. `arguments` describe the slots: ("buffer" | "scalar" | "status", dtype); the
+    numbers of a shape-generic nest follow them. `locals` are the element types and sizes of buffers
+    private to a unit, which loads and stores name by negative arguments -1, -2, ...
     """
 
     units: tuple[Axis, ...]
@@ -245,9 +246,8 @@ class Printer:
                 guards = self.guards(store.guards)
                 check = f" check < {store.check[1]} as {store.check[0]}" if store.check else ""
                 value = self.expression(store.value)
-                self.line(
-                    f"{self.buffer(store.argument)}[{self.form(store.index)}] = {value}{guards}{check}"
-                )
+                place = f"{self.buffer(store.argument)}[{self.form(store.index)}]"
+                self.line(f"{place} = {value}{guards}{check}")
             self.names = known
             self.indent = before
         return "\n".join(self.lines) + ("\nwide\n" if nest.wide else "\n")
@@ -299,10 +299,8 @@ class Printer:
             text = f"{expression.dtype.name} {expression.name}({operands}{listed})"
         elif isinstance(expression, Reduce):
             axes = ", ".join(f"{axis} < {axis.extent}" for axis in expression.axes)
-            self.line(
-                f"{expression.combine} from {expression.identity!r} as {expression.form} over {axes} "
-                f"in blocks of {expression.block}:"
-            )
+            kind = f"{expression.combine} from {expression.identity!r} as {expression.form}"
+            self.line(f"{kind} over {axes} in blocks of {expression.block}:")
             text = self._nested(expression.body, "reduced")
         else:
             assert isinstance(expression, Extreme)

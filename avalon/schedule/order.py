@@ -1,17 +1,17 @@
 """The order in which plain reductions combine their elements: the one place that fixes it.
 
-Comes in: an operand's shape and the reduced axes. Goes out: an `Order`, which every tier, fused or not,
-follows to the bit. Guaranteed: it depends on shape and axes only, never on strides, threads, vector
-width or what is fused around the reduction.
+Comes in: an operand's shape and the reduced axes. Goes out: an `Order`, which every tier, fused or
+not, follows to the bit. Guaranteed: it depends on shape and axes only, never on strides, threads,
+vector width or what is fused around the reduction.
 
-Axes of extent 1 are left out, then neighbouring reduced axes count as one. The rounds of the innermost
-reduced axis are cut in blocks; each block is combined alone, from the identity on, and then joined to the
-total, block by block, with all outer reduced axes running slower (so errors grow like the root of the
-length, not like the length).
+Axes of extent 1 are left out, then neighbouring reduced axes count as one. The rounds of the
+innermost reduced axis are cut in blocks; each block is combined alone, from the identity on, and
+then joined to the total, block by block, with all outer reduced axes running slower (so errors grow
+like the root of the length, not like the length).
 
-- "row": the innermost axis is reduced. `LANES` running values, element i goes to value i % LANES, one round is
-  LANES elements; at the end the values are joined in a tree: the first half with the second half, until one
-  is left. Values that no element reached are the identity.
+- "row": the innermost axis is reduced. `LANES` running values, element i goes to value i % LANES,
+  one round is LANES elements; at the end the values are joined in a tree: the first half with the
+  second half, until one is left. Values that no element reached are the identity.
 - "column": the innermost axis is kept. One running value per result, one round is one element.
 """
 
@@ -66,7 +66,7 @@ def order_of(shape: Sequence[int], axes: Sequence[int]) -> Order:
 
 
 def block_of(rounds: int) -> int:
-    """Rounds of one block: all of them if few, else a power of two near the root of their number."""
+    """Rounds of one block: all if they are few, else a power of two near their root."""
     if rounds <= _ONE_BLOCK:
         return max(rounds, 1)
     block = _ONE_BLOCK // 2
@@ -101,6 +101,6 @@ def tree(values: Sequence[T], combine: Callable[[T, T], T]) -> T:
 
 
 def identity_and_combine(primitive: Any, dtype: DType) -> tuple[Any, str]:
-    """What the reduction `primitive` starts from, and the elementwise primitive that it joins by."""
+    """What the reduction `primitive` starts from, and the primitive that it joins by."""
     identity, combine = primitive.rules["lower"](dtype)
     return identity, combine

@@ -2,8 +2,8 @@
 
 Comes in: nodes, and which of them lie in buffers. Goes out: expressions over loop axes. Guaranteed:
 movements become index arithmetic, elementwise calls become `Apply`, small reductions a tree, larger
-ones a `Reduce`; what is asked for twice at the same coordinates is one expression; nothing outside a buffer
-is read (guards where an index may lie outside, clamps where it is data).
+ones a `Reduce`; what is asked for twice at the same coordinates is one expression; nothing outside
+a buffer is read (guards where an index may lie outside, clamps where it is data).
 
 Each rule answers for one primitive, by the name of its lowering:
 (puller, call, coordinates, guards) -> expression.
@@ -19,31 +19,25 @@ from avalon import dtype as dtypes
 from avalon.dtype import DType
 from avalon.graph.node import Call, Constant, Input, Node
 from avalon.graph.primitive import Elementwise, Primitive, Reduction
-from avalon.schedule import order
 from avalon.schedule.index import (
-    ZERO,
     Affine,
     Axis,
     Dynamic,
     address,
     constant,
     divide,
-    reshape,
     variable,
 )  # fmt: skip
 from avalon.schedule.loops import (
     Apply,
     Coordinate,
     Expression,
-    Extreme,
     Inside,
     Load,
     Number,
-    Reduce,
     Scalar,
 )  # fmt: skip
 from avalon.schedule.steps import Temporary
-from avalon.shape import size_of
 
 Coordinates = tuple[Affine, ...]
 Guards = tuple[Inside, ...]
@@ -51,7 +45,6 @@ Rule = Callable[["Puller", Call, Coordinates, Guards], Expression]
 
 RULES: dict[str, Rule] = {}
 SMALL_REDUCTION = 16  # elements up to which a reduction is written out as a tree
-SMALL_WINDOW = 36  # taps up to which an overlap is written out
 
 
 def rule(name: str) -> Callable[[Rule], Rule]:
@@ -65,8 +58,8 @@ def rule(name: str) -> Callable[[Rule], Rule]:
 
 
 def storage(dtype: DType) -> tuple[DType, int]:
-    """The type that kernels move for `dtype`, and how many make an element: complex numbers are only
-    moved, as integers of the same bits.
+    """The type that kernels move for `dtype`, and how many make an element: complex numbers are
+    only moved, as integers of the same bits.
     """
     if dtype is dtypes.complex64:
         return dtypes.int64, 1
@@ -264,475 +257,3 @@ def lowering_of(primitive: Primitive) -> str:
     if primitive.kind in (Elementwise, Reduction):
         return primitive.name
     return str(primitive.rules["lower"]())
-
-
-# --- movements that are linear ------------------------------------------------------------------
-
-
-@rule("reshape")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    if 0 in node.shape:
-        return Number(0, storage(node.dtype)[0])
-    x = node.operands[0]
-    while not pull.stored(x) and isinstance(x, Call) and x.primitive is node.primitive:
-        x = x.operands[0]
-    if pull.stored(x):
-        return pull.flat(x, address(coordinates, node.shape), guards)
-    return pull.value(x, reshape(coordinates, node.shape, x.shape, pull.split), guards)
-
-
-@rule("transpose")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    (x,) = node.operands
-    source = [ZERO] * len(coordinates)
-    for position, axis in enumerate(node.parameters["permutation"]):
-        source[axis] = coordinates[position]
-    return pull.value(x, tuple(source), guards)
-
-
-@rule("broadcast")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    (x,) = node.operands
-    kept = coordinates[len(coordinates) - x.ndim :]
-    source = tuple(ZERO if n == 1 else c for n, c in zip(x.shape, kept, strict=True))
-    return pull.value(x, source, guards)
-
-
-@rule("reverse")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    (x,) = node.operands
-    axes = node.parameters["axes"]
-    source = tuple(
-        c.times(-1).plus(x.shape[axis] - 1) if axis in axes else c
-        for axis, c in enumerate(coordinates)
-    )
-    return pull.value(x, source, guards)
-
-
-def _starts(
-    pull: Puller, shape: Sequence[int], dynamic: Sequence[Node], sizes: Sequence[int],
-    parameters: dict[str, Any], guards: Guards,
-) -> list[Affine]:  # fmt: skip
-    """Where a slice starts on each axis."""
-    given = iter(dynamic)
-    starts = []
-    for axis, start in enumerate(parameters["starts"]):
-        if start is None:
-            last = shape[axis] - (sizes[axis] - 1) * parameters["steps"][axis] - 1
-            starts.append(pull.dynamic(pull.value(next(given), (), guards), last + 1))
-        else:
-            starts.append(constant(start))
-    return starts
-
-
-@rule("slice")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    x, *dynamic = node.operands
-    starts = _starts(pull, x.shape, dynamic, node.shape, node.parameters, guards)
-    source = tuple(
-        c.times(step).add(start)
-        for c, step, start in zip(coordinates, node.parameters["steps"], starts, strict=True)
-    )
-    return pull.value(x, source, guards)
-
-
-@rule("diagonal")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    (x,) = node.operands
-    offset = node.parameters["offset"]
-    place, rest = coordinates[-1], iter(coordinates[:-1])
-    moved = {
-        node.parameters["axis1"]: place.plus(max(0, -offset)),
-        node.parameters["axis2"]: place.plus(max(0, offset)),
-    }
-    source = tuple(moved[axis] if axis in moved else next(rest) for axis in range(x.ndim))
-    return pull.value(x, source, guards)
-
-
-@rule("window")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    (x,) = node.operands
-    source = list(coordinates[: x.ndim])
-    for position, axis in enumerate(node.parameters["axes"]):
-        tap = coordinates[x.ndim + position].times(node.parameters["dilations"][position])
-        source[axis] = source[axis].times(node.parameters["strides"][position]).add(tap)
-    return pull.value(x, tuple(source), guards)
-
-
-# --- movements with guards ----------------------------------------------------------------------
-
-
-@rule("pad")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    x, fill = node.operands
-    source, added = [], []
-    for axis, coordinate in enumerate(coordinates):
-        moved = coordinate.plus(-node.parameters["low"][axis])
-        guard = pull.inside(moved, 0, x.shape[axis])
-        if guard is False:
-            return pull.value(fill, (), guards)
-        if isinstance(guard, Inside):
-            added.append(guard)
-        source.append(moved)
-    value = pull.value(x, tuple(source), guards + tuple(added))
-    return pull.choose(added, value, pull.value(fill, (), guards))
-
-
-@rule("concatenate")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    axis = node.parameters["axis"]
-    result: Expression | None = None
-    start = node.shape[axis]
-    for x in reversed(node.operands):
-        start -= x.shape[axis]
-        moved = coordinates[axis].plus(-start)
-        guard = pull.inside(moved, 0, x.shape[axis])
-        if guard is False:
-            continue
-        source = (*coordinates[:axis], moved, *coordinates[axis + 1 :])
-        added = (guard,) if isinstance(guard, Inside) else ()
-        value = pull.value(x, source, guards + added)
-        result = value if result is None else pull.choose(added, value, result)
-    assert result is not None
-    return result
-
-
-@rule("assign_slice")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    base, update, *dynamic = node.operands
-    otherwise = pull.value(base, coordinates, guards)
-    if 0 in update.shape:
-        return otherwise
-    starts = _starts(pull, base.shape, dynamic, update.shape, node.parameters, guards)
-    source: list[Affine] = []
-    added: list[Inside] = []
-    for axis, coordinate in enumerate(coordinates):
-        place = coordinate.add(starts[axis].times(-1))
-        place, rest = pull.lattice(place, node.parameters["steps"][axis])
-        for guard in (pull.inside(rest, 0, 1), pull.inside(place, 0, update.shape[axis])):
-            if guard is False:
-                return otherwise
-            if isinstance(guard, Inside):
-                added.append(guard)
-        source.append(place)
-    return pull.choose(added, pull.value(update, tuple(source), guards + tuple(added)), otherwise)
-
-
-@rule("assign_diagonal")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    base, update = node.operands
-    axis1, axis2, offset = (node.parameters[name] for name in ("axis1", "axis2", "offset"))
-    otherwise = pull.value(base, coordinates, guards)
-    difference = coordinates[axis2].add(coordinates[axis1].times(-1)).plus(-offset)
-    place = coordinates[axis1].plus(min(0, offset))
-    added = []
-    for guard in (
-        pull.inside(difference, 0, 1),
-        pull.inside(place, 0, update.shape[-1]),
-    ):
-        if guard is False:
-            return otherwise
-        if isinstance(guard, Inside):
-            added.append(guard)
-    rest = tuple(c for axis, c in enumerate(coordinates) if axis not in (axis1, axis2))
-    value = pull.value(update, (*rest, place), guards + tuple(added))
-    return pull.choose(added, value, otherwise)
-
-
-# --- overlapping windows ------------------------------------------------------------------------
-
-
-def _covering(
-    pull: Puller, node: Call, coordinates: Coordinates, positions: Sequence[int],
-    taps: Sequence[Affine],
-) -> tuple[Coordinates, tuple[Inside, ...]] | None:  # fmt: skip
-    """The window whose tap `taps` lies at `coordinates`, and when there is one."""
-    source, added = list(coordinates), []
-    parameters = node.parameters
-    for number, axis in enumerate(parameters["axes"]):
-        start = coordinates[axis].add(taps[number].times(-parameters["dilations"][number]))
-        place, rest = pull.lattice(start, parameters["strides"][number])
-        for guard in (pull.inside(rest, 0, 1), pull.inside(place, 0, positions[axis])):
-            if guard is False:
-                return None
-            if isinstance(guard, Inside):
-                added.append(guard)
-        source[axis] = place
-    return (*source, *taps), tuple(added)
-
-
-def _taps(sizes: Sequence[int]) -> list[tuple[Affine, ...]]:
-    """All taps of a window, the last first: that is ascending positions of the windows."""
-    taps: list[tuple[Affine, ...]] = [()]
-    for size in sizes:
-        taps = [(*tap, constant(k)) for tap in taps for k in range(size - 1, -1, -1)]
-    return taps
-
-
-@rule("fold_window")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    (g,) = node.operands
-    sizes = node.parameters["sizes"]
-    wide = order.accumulator(node.dtype, "add")
-    zero = Number(0, node.dtype)
-    if 0 in g.shape:
-        return zero
-    if size_of(sizes) > SMALL_WINDOW:
-        axes = tuple(pull.axis(size) for size in sizes)
-        tap = tuple(
-            variable(axis).times(-1).plus(size - 1) for axis, size in zip(axes, sizes, strict=True)
-        )
-        covering = _covering(pull, node, coordinates, g.shape, tap)
-        if covering is None:
-            return zero
-        place, added = covering
-        value = pull.choose(added, pull.value(g, place, guards + added), zero)
-        reduced = tuple(axis for axis in axes if axis.extent != 1)
-        total: Expression = Reduce("add", 0, "chain", reduced, 0, pull.cast(value, wide))
-        return pull.cast(total, node.dtype)
-    total = Number(0, wide)
-    for tap in _taps(sizes):
-        covering = _covering(pull, node, coordinates, g.shape, tap)
-        if covering is not None:
-            place, added = covering
-            value = pull.choose(added, pull.value(g, place, guards + added), zero)
-            total = pull.apply("add", total, pull.cast(value, wide))
-    return pull.cast(total, node.dtype)
-
-
-@rule("assign_window")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    base, update = node.operands
-    result = pull.value(base, coordinates, guards)
-    if 0 in update.shape:
-        return result
-    for tap in _taps(node.parameters["sizes"]):
-        covering = _covering(pull, node, coordinates, update.shape, tap)
-        if covering is not None:
-            place, added = covering
-            result = pull.choose(added, pull.value(update, place, guards + added), result)
-    return result
-
-
-# --- reductions ---------------------------------------------------------------------------------
-
-
-def _reduce(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    (x,) = node.operands
-    axes = node.parameters["axes"]
-    identity, name = order.identity_and_combine(node.primitive, node.dtype)
-    wide = order.accumulator(node.dtype, name)
-    if 0 in x.shape:
-        return Number(identity, node.dtype)
-    plan = order.order_of(x.shape, axes)
-    kept = iter(coordinates)
-    source = [ZERO if axis in axes else next(kept) for axis in range(x.ndim)]
-    if not plan.groups:
-        value = pull.cast(pull.value(x, tuple(source), guards), wide)
-        total = pull.apply(name, Number(identity, wide), value)
-        return pull.cast(total, node.dtype)
-    small = len(plan.groups) == 1 and plan.extents[0] <= pull.small
-    if small:
-        values = []
-        for place in range(plan.extents[0]):
-            _spread(source, plan.groups[0], x.shape, constant(place), False)
-            values.append(pull.cast(pull.value(x, tuple(source), guards), wide))
-        if plan.form == "row":
-            value = order.tree(values, lambda a, b: pull.apply(name, a, b))
-            return pull.cast(pull.apply(name, Number(identity, wide), value), node.dtype)
-        total = Number(identity, wide)
-        for value in values:
-            total = pull.apply(name, total, value)
-        return pull.cast(total, node.dtype)
-    inner = tuple(pull.axis(extent) for extent in plan.extents)
-    for axis, group in zip(inner, plan.groups, strict=True):
-        _spread(source, group, x.shape, variable(axis), False)
-    body = pull.cast(pull.value(x, tuple(source), guards), wide)
-    total = Reduce(name, identity, plan.form, inner, plan.block, body)
-    return pull.cast(total, node.dtype)
-
-
-def _spread(
-    source: list[Affine], group: Sequence[int], shape: Sequence[int], form: Affine, split: bool
-) -> None:
-    """Set the coordinates of the axes of `group`, of which `form` counts the elements."""
-    extents = tuple(shape[axis] for axis in group)
-    spread = reshape((form,), (size_of(extents),), extents, split)
-    for axis, coordinate in zip(group, spread, strict=True):
-        source[axis] = coordinate
-
-
-for _name in ("reduce_sum", "reduce_product", "reduce_max", "reduce_min"):
-    RULES[_name] = _reduce
-
-
-def _extreme(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    (x,) = node.operands
-    axis, largest = node.parameters["axis"], node.primitive.name == "argmax"
-    extent = x.shape[axis]
-
-    def at(place: Affine) -> Expression:
-        return pull.value(x, (*coordinates[:axis], place, *coordinates[axis:]), guards)
-
-    if extent > pull.small:
-        along = pull.axis(extent)
-        return Extreme(largest, along, at(variable(along)))
-    best: Expression = Number(0, dtypes.int32)
-    standing = at(ZERO)
-    for place in range(1, extent):
-        here = at(constant(place))
-        better = beats(pull, here, standing, largest)
-        best = pull.apply("where", better, Number(place, dtypes.int32), best)
-        if place + 1 < extent:
-            standing = pull.apply("where", better, here, standing)
-    return pull.cast(best, dtypes.int64)
-
-
-def beats(pull: Puller, here: Expression, standing: Expression, largest: bool) -> Expression:
-    """Whether `here` is more extreme than `standing`, which comes before it; NaN is the most extreme."""
-    pair = (standing, here) if largest else (here, standing)
-    if here.dtype is dtypes.bool_:
-        smaller, larger = pair
-        return pull.apply("bit_and", pull.apply("logical_not", smaller), larger)
-    better = pull.apply("less", *pair, dtype=dtypes.bool_)
-    if not here.dtype.is_floating_point:
-        return better
-    is_nan = pull.apply("not_equal", here, here, dtype=dtypes.bool_)
-    ordered = pull.apply("equal", standing, standing, dtype=dtypes.bool_)
-    return pull.apply("bit_or", better, pull.apply("bit_and", is_nan, ordered))
-
-
-RULES["argmax"] = RULES["argmin"] = _extreme
-
-# --- elements chosen by data --------------------------------------------------------------------
-
-
-@rule("take")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    x, indices = node.operands
-    if 0 in x.shape:
-        return Number(0, storage(node.dtype)[0])
-    index = pull.value(indices, coordinates[: indices.ndim], guards)
-    chosen = pull.dynamic(index, x.shape[0])
-    return pull.value(x, (chosen, *coordinates[indices.ndim :]), guards)
-
-
-@rule("gather")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    x, indices = node.operands
-    axis = node.parameters["axis"]
-    if 0 in x.shape:
-        return Number(0, storage(node.dtype)[0])
-    index = pull.value(indices, coordinates, guards)
-
-    def at(place: Affine) -> Expression:
-        return pull.value(x, (*coordinates[:axis], place, *coordinates[axis + 1 :]), guards)
-
-    if pull.stored(x) or x.shape[axis] > pull.small:
-        return at(pull.dynamic(index, x.shape[axis]))
-    # Few candidates that must be computed anyway: choose among them.
-    chosen = at(ZERO)
-    for place in range(1, x.shape[axis]):
-        reached = pull.apply("less_equal", Number(place, index.dtype), index, dtype=dtypes.bool_)
-        chosen = pull.apply("where", reached, at(constant(place)), chosen)
-    return chosen
-
-
-def places_one(node: Call) -> bool:
-    """Whether a scatter has one update for each row, so that every element can tell if it is meant."""
-    _, indices, updates = node.operands
-    return (
-        0 not in updates.shape
-        and indices.shape[node.parameters["axis"]] == 1
-        and all(
-            extent == other
-            for axis, (extent, other) in enumerate(zip(node.shape, indices.shape, strict=True))
-            if axis != node.parameters["axis"]
-        )
-    )
-
-
-@rule("scatter")
-@rule("scatter_add")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    base, indices, updates = node.operands
-    axis = node.parameters["axis"]
-    row = (*coordinates[:axis], ZERO, *coordinates[axis + 1 :])
-    index = pull.value(indices, row, guards)
-    old, new = pull.value(base, coordinates, guards), pull.value(updates, row, guards)
-    if node.primitive.name == "scatter_add":
-        wide = order.accumulator(node.dtype, "add")
-        new = pull.cast(pull.apply("add", pull.cast(old, wide), pull.cast(new, wide)), node.dtype)
-    last = node.shape[axis] - 1
-    limit = [Number(bound, index.dtype) for bound in (0, last)]
-    index = pull.apply("minimum", pull.apply("maximum", index, limit[0]), limit[1])
-    here = pull.counted(coordinates[axis], index.dtype)
-    return pull.apply("where", pull.apply("equal", index, here, dtype=dtypes.bool_), new, old)
-
-
-# --- values out of nothing, and marks -----------------------------------------------------------
-
-
-@rule("iota")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    return pull.counted(coordinates[node.parameters["axis"]], node.dtype)
-
-
-@rule("random_bits")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    key, offset = (pull.value(operand, (), guards) for operand in node.operands)
-    block, word = divide(address(coordinates, node.shape), 4, False)
-    return philox(pull, key, offset, Coordinate(block), Coordinate(word))
-
-
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
-
-
-def philox(
-    pull: Puller, key: Expression, offset: Expression, block: Expression, word: Expression
-) -> Expression:
-    """Philox4x32-10: word `word` of the four that counter offset + block gives under `key` (uint64)."""
-    long = dtypes.uint64
-
-    def number(value: int) -> Number:
-        return Number(value, long)
-
-    def low(value: Expression) -> Expression:
-        return pull.apply("bit_and", value, number(0xFFFFFFFF))
-
-    def high(value: Expression) -> Expression:
-        return pull.apply("shift_right", value, number(32))
-
-    counter = pull.apply("add", offset, pull.cast(block, long))
-    words: list[Expression] = [low(counter), high(counter), number(0), number(0)]
-    keys = [low(key), high(key)]
-    for round_number in range(10):
-        if round_number:
-            keys = [
-                low(pull.apply("add", k, number(step)))
-                for k, step in zip(keys, _KEY_STEPS, strict=True)
-            ]
-        first = pull.apply("multiply", words[0], number(_MULTIPLIERS[0]))
-        second = pull.apply("multiply", words[2], number(_MULTIPLIERS[1]))
-        words = [
-            pull.apply("bit_xor", pull.apply("bit_xor", high(second), words[1]), keys[0]),
-            low(second),
-            pull.apply("bit_xor", pull.apply("bit_xor", high(first), words[3]), keys[1]),
-            low(first),
-        ]
-    chosen = words[3]
-    for place in (2, 1, 0):
-        here = pull.apply("equal", word, Number(place, dtypes.int64), dtype=dtypes.bool_)
-        chosen = pull.apply("where", here, words[place], chosen)
-    return pull.cast(chosen, dtypes.uint32)
-
-
-@rule("copy")
-@rule("transfer")
-@rule("check_index")
-def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Expression:
-    return pull.value(node.operands[0], coordinates, guards)
-
-
-__all__ = ["RULES", "Coordinates", "Puller", "lowering_of", "storage"]

@@ -1,7 +1,7 @@
 """What a schedule is: steps, each of which becomes one launch, over nodes and temporaries.
 
-Comes in: nothing but what schedulers put in. Goes out: to `codegen.assemble`, which makes a `Plan` of
-it. Guaranteed: steps are in an order in which they can run; each names what it reads and writes.
+Comes in: nothing but what schedulers put in. Goes out: to `codegen.assemble`, which makes a `Plan`
+of it. Guaranteed: steps are in an order in which they can run; each names what it reads and writes.
 """
 
 from __future__ import annotations

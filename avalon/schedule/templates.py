@@ -1,8 +1,8 @@
 """Ready-made steps of elementwise calls for the cold tier.
 
-Comes in: an elementwise call. Goes out: its step, if a call of the same primitive, types and kinds of
-operands was scheduled before, whatever its shape. Guaranteed: the step that the long way gives; it is
-only found faster (a graph that was never seen must be planned in microseconds a call).
+Comes in: an elementwise call. Goes out: its step, if a call of the same primitive, types and kinds
+of operands was scheduled before, whatever its shape. Guaranteed: the step that the long way gives;
+it is only found faster (a graph that was never seen must be planned in microseconds a call).
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Template:
 def describe(
     node: Call, ready: Collection[Node], reads_through: bool
 ) -> tuple[Any, list[Node]] | None:
-    """What the template of a call depends on, and the values that its operands come from; None if an
-    operand does not lie like the result.
+    """What the template of a call depends on, and the values that its operands come from; None if
+    an operand does not lie like the result.
     """
     elements = size_of(node.shape)
     if elements < 2 or elements >= _LONGEST or node.dtype.is_complex:

@@ -119,7 +119,9 @@ class Maker:
             starts.append(start)
             steps.append(step)
             sizes.append(self.pick(1, (extent - start + step - 1) // step + 1))
-        update = ops.exp(ops.slice(x, starts=(0,) * x.ndim, sizes=tuple(sizes), steps=(1,) * x.ndim))
+        update = ops.exp(
+            ops.slice(x, starts=(0,) * x.ndim, sizes=tuple(sizes), steps=(1,) * x.ndim)
+        )
         return ops.assign_slice(x, update, starts=tuple(starts), steps=tuple(steps))
 
     def make_pad(self) -> Any:
@@ -232,7 +234,9 @@ class Maker:
         if columns < 3 or rows > 40:
             return None
         kernel = ops.reshape(
-            ops.slice(x, starts=(0,) * x.ndim, sizes=(*(1,) * (x.ndim - 1), 3), steps=(1,) * x.ndim),
+            ops.slice(
+                x, starts=(0,) * x.ndim, sizes=(*(1,) * (x.ndim - 1), 3), steps=(1,) * x.ndim
+            ),
             shape=(1, 1, 1, 3),
         )
         image = ops.reshape(x, shape=(1, rows, 1, columns))
