@@ -46,6 +46,9 @@ PASSES: tuple[tuple[str, Callable[[Graph], object]], ...] = (
     ("dead code", remove_dead_code),
 )
 
+_OURS = (PASSES, RULES)
+_WORTH_KEEPING_SECONDS = 0.02
+
 
 def compile_graph(
     graph: Graph, tier: str = "hot", show: Show | None = None, skip: Collection[str] = ()
@@ -60,14 +63,14 @@ def compile_graph(
     """
     started = perf_counter()
     target = named(settings.target)
-    # Cold kernels serve every shape, and plans over them are quickly made: only they are stored.
-    # So are no plans of primitives from outside, whose rules may change behind an equal name.
-    kept = tier == "hot" and show is None and not skip and _all_ours(graph)
-    key = stored.key_of(_identity(graph), tier, target) if kept else ""
-    plan = stored.read(key) if kept else None
+    keeps = show is None and not skip and _all_ours(graph)
+    key = stored.key_of(_identity(graph), tier, target) if keeps else ""
+    plan = stored.read(key) if keeps else None
     if plan is None:
         plan = plan_graph(graph, tier, target, show, skip)
-        if kept:
+        # A small cold plan is made as fast as it is read, and a program whose shapes change in
+        # every step makes thousands of them.
+        if keeps and (tier == "hot" or perf_counter() - started > _WORTH_KEEPING_SECONDS):
             stored.write(key, plan)
     return Program(plan, target, started)
 
@@ -79,7 +82,10 @@ def _identity(graph: Graph) -> str:
 
 
 def _all_ours(graph: Graph) -> bool:
-    return all(
+    """Whether an equal graph compiles to an equal plan in other processes too: rules of primitives
+    from outside may change behind an equal name, and so may passes.
+    """
+    return _OURS == (PASSES, RULES) and all(
         node.primitive.reference.__module__.startswith("avalon.")
         for node in graph.nodes
         if isinstance(node, Call)
