@@ -1,4 +1,4 @@
-"""The inverse error function and the gamma family, as vector code computed in float64.
+"""The inverse error function, and the gamma family computed in float64, as vector code.
 
 Comes in: an `Emit` and a float32 or float64 value. Goes out: the function's value. Guaranteed: as
 for `math_functions`. In float64 the relative error grows next to a zero of `lgamma` (but 1 and 2)
@@ -34,10 +34,21 @@ def _in_double(function: Function) -> Function:
     return compute
 
 
-# erfinv(x) / x by w = -log(1 - x^2): in w - 3.125 up to w = 6.25 (within 2^-52.3), then in
-# sqrt(w) - 3.25 up to w = 16 (2^-51.6), then in sqrt(w) - 5 (2^-54.1)
+# erfinv(x) / x - 1 by w = -log(1 - x^2). In float32: in w up to 5 (within 2^-27.3), then in
+# sqrt(w) - 3 (2^-25.2). In float64: in w - 3.125 up to 6.25 (2^-52.3), then in sqrt(w) - 3.25 up to
+# w = 16 (2^-51.6), then in sqrt(w) - 5 (2^-54.1).
+_ERFINV_CENTRE_SINGLE = (
+    -0.11377307772636414, 0.2320137917995453, 0.011548749171197414, -0.0023344489745795727,
+    -0.0001273497473448515, 4.449839980225079e-05, 4.003700723842485e-06,
+    -1.9801877897407394e-06, 2.2140186217711744e-07, -8.806606111022575e-09,
+)  # fmt: skip
+_ERFINV_EDGE_SINGLE = (
+    1.8329768180847168, 1.0016745328903198, 0.009444274008274078, -0.0076303682290017605,
+    0.005695100873708725, -0.003627506550401449, 0.001465936191380024,
+    -7.68185782362707e-06, -0.0002962912549264729, 8.889069431461394e-05,
+)  # fmt: skip
 _ERFINV_CENTRE = (
-    1.653654562683103, 0.24015818242558956, -0.006033670871433159, -0.0007407025341659128,
+    0.653654562683103, 0.24015818242558956, -0.006033670871433159, -0.0007407025341659128,
     0.00018673420804664166, -1.388252336337495e-05, -1.3654692205527348e-06,
     4.2347877869300354e-07, -2.907035292011108e-08, -4.112634116119986e-09,
     1.0512040159317297e-09, -5.415410457321875e-11, -1.2972642527108066e-11,
@@ -47,7 +58,7 @@ _ERFINV_CENTRE = (
     -7.391528709943045e-21,
 )  # fmt: skip
 _ERFINV_EDGE = (
-    3.0838856104922203, 1.0052589676941586, 0.005370914553663153, -0.0037512085075002625,
+    2.0838856104922203, 1.0052589676941586, 0.005370914553663153, -0.0037512085075002625,
     0.002491442092548232, -0.0016882755579716972, 0.000953289446316689,
     -0.00035503749616247384, 2.403048792472328e-05, 6.828469458415767e-05,
     -4.7314966219698775e-05, 1.2475873951020492e-05, 2.913415627510305e-06,
@@ -55,7 +66,7 @@ _ERFINV_EDGE = (
     -2.9245313260647515e-07, 9.02058016208103e-08, 9.139191158303438e-09,
 )  # fmt: skip
 _ERFINV_LAST = (
-    4.849906401408584, 1.0103004648645455, -0.00013871931837792278, -0.0002150301198388811,
+    3.8499064014085844, 1.0103004648645455, -0.00013871931837792278, -0.0002150301198388811,
     7.599527803177285e-05, -1.968177054379634e-05, 4.526053240958923e-06,
     -9.93030384031405e-07, 2.2904894685716975e-07, -6.755280145893586e-08,
     2.90302708917419e-08, -1.5261612622756245e-08, 7.80113815461797e-09,
@@ -64,22 +75,34 @@ _ERFINV_LAST = (
 )  # fmt: skip
 
 
-@_in_double
 def erfinv(emit: Emit, x: Value) -> Value:
     """The inverse of the error function: infinite at -1 and 1, NaN outside."""
+    single = x.dtype is dtypes.float32
     a, one = emit.absolute(x), emit.like(x, 1.0)
     w = emit.negative(log(emit, emit.multiply(emit.subtract(one, a), emit.add(one, a))))
-    centre = polynomial(emit, emit.subtract(w, emit.like(x, 3.125)), _ERFINV_CENTRE)
-    outside = emit.compare("oge", w, emit.like(x, 6.25))
+    if single:
+        centre = polynomial(emit, w, _ERFINV_CENTRE_SINGLE)
+    else:
+        centre = polynomial(emit, emit.subtract(w, emit.like(x, 3.125)), _ERFINV_CENTRE)
+    outside = emit.compare("oge", w, emit.like(x, 5.0 if single else 6.25))
     with emit.if_(emit.any_lane(outside), carried=(centre,)) as branch:
-        root = emit.sqrt(w)
-        edge = polynomial(emit, emit.subtract(root, emit.like(x, 3.25)), _ERFINV_EDGE)
-        last = polynomial(emit, emit.subtract(root, emit.like(x, 5.0)), _ERFINV_LAST)
-        edge = emit.where(emit.compare("olt", w, emit.like(x, 16.0)), edge, last)
+        edge = (_erfinv_edge_single if single else _erfinv_edge)(emit, w)
         branch.next(emit.where(outside, edge, centre))
-    result = emit.multiply(x, branch.results[0])
-    ends = emit.copysign(emit.like(x, math.inf), x)
-    return emit.where(emit.compare("oeq", a, one), ends, result)
+    result = emit.fma(a, branch.results[0], a)
+    result = emit.where(emit.compare("oeq", a, one), emit.like(x, math.inf), result)
+    return emit.copysign(result, x)
+
+
+def _erfinv_edge_single(emit: Emit, w: Value) -> Value:
+    root = emit.subtract(emit.sqrt(w), emit.like(w, 3.0))
+    return polynomial(emit, root, _ERFINV_EDGE_SINGLE)
+
+
+def _erfinv_edge(emit: Emit, w: Value) -> Value:
+    root = emit.sqrt(w)
+    edge = polynomial(emit, emit.subtract(root, emit.like(w, 3.25)), _ERFINV_EDGE)
+    last = polynomial(emit, emit.subtract(root, emit.like(w, 5.0)), _ERFINV_LAST)
+    return emit.where(emit.compare("olt", w, emit.like(w, 16.0)), edge, last)
 
 
 # lgamma(2 + t) / ((1 + t) t) for |t| <= 1: relative 2^-51.6

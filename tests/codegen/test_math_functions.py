@@ -134,7 +134,7 @@ DOUBLE: dict[str, tuple[Callable[[Any], Any], Array, float, int]] = {
     "cos": (mpmath.cos, spread(400, -30, 1023), 1.5, 1300),
     "tanh": (mpmath.tanh, spread(300, -30, 5), 1.5, 200),
     "erf": (mpmath.erf, spread(300, -30, 2.6), 1.5, 200),
-    "erfinv": (exact_erfinv, spread(200, -30, 0), 3, 200),
+    "erfinv": (exact_erfinv, spread(200, -30, 0), 4, 200),
     "lgamma": (mpmath.loggamma, spread(200, -30, 8, signed=False), 4, 200),
 }
 
