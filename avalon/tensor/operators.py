@@ -21,8 +21,8 @@ from avalon.errors import DTypeError
 from avalon.graph.primitive import Primitive
 from avalon.shape import Shape, broadcast_shapes
 from avalon.tensor.core import Tensor, elementwise_strides, method, preserved_strides
-from avalon.tensor.creation import as_tensor, get_default_dtype
-from avalon.tracing.values import Value, user_line
+from avalon.tensor.creation import as_tensor, get_default_dtype, number_for
+from avalon.tracing.values import Value, record, user_line
 
 _NUMBERS = (bool, int, float, complex, np.generic)
 _OPERANDS = (Tensor, *_NUMBERS, np.ndarray)
@@ -95,6 +95,9 @@ def broadcast_to(x: Tensor, shape: Shape) -> Tensor:
 
 def _operand(x: Any, dtype: DType, shape: Shape) -> Tensor:
     """`x` as a tensor of `dtype` and `shape`."""
+    if type(x) in (float, int, bool) and not dtype.is_complex:
+        value = Value.from_number(number_for(x, dtype), dtype)
+        return Tensor._make(record(ops.broadcast, (value,), {"shape": shape}) if shape else value)
     tensor = x if isinstance(x, Tensor) else as_tensor(x, dtype=dtype)
     return broadcast_to(cast_to(tensor, dtype), shape)
 
@@ -120,7 +123,7 @@ def binary(primitive: Primitive, a: Any, b: Any, dtype: DType | None = None) -> 
         result: Tensor = primitive(a, b)
         return result
     if dtype is None:
-        dtype = result_type(a, b)
+        dtype = a.dtype if _keeps_dtype(a, b) else result_type(a, b)
     first = getattr(a, "shape", ())
     second = getattr(b, "shape", ())
     shape = first if first == second else broadcast_shapes(primitive.name, first, second)
@@ -128,6 +131,13 @@ def binary(primitive: Primitive, a: Any, b: Any, dtype: DType | None = None) -> 
     if len(shape) > 1:
         _lay_out(result, a, b)
     return result
+
+
+def _keeps_dtype(a: Any, b: Any) -> bool:
+    """True if `b` is plainly a number that `a`'s dtype is stronger than."""
+    if not isinstance(a, Tensor):
+        return False
+    return (type(b) is float or type(b) is int) and a.dtype.kind == "float"
 
 
 def _lay_out(result: Tensor, a: Any, b: Any) -> None:
@@ -153,6 +163,9 @@ def is_operand(x: Any) -> bool:
 
 
 def _all_bool(a: Any, b: Any) -> bool:
+    for x in (a, b):
+        if type(x) is float or (isinstance(x, Tensor) and x.dtype is not dtypes.bool_):
+            return False
     return result_type(a, b) is dtypes.bool_
 
 
