@@ -31,7 +31,7 @@ from avalon.nonfinite import explain
 from avalon.optim import Optimizer, update
 from avalon.progress import Progress
 from avalon.random import Generator
-from avalon.replay import CompiledStep, compile
+from avalon.replay import CompiledStep
 from avalon.tensor import Tensor, no_grad, tensor
 from avalon.transforms import grad
 
@@ -117,7 +117,7 @@ def fit(
             f"that is not a buffer. Give it nn.Parameter fields, or requires_grad_() what is frozen"
         )
     measured = _Measured(measures)
-    step = compile(training_step(model, loss, optimizer, clip, measured), strict=False)
+    step = CompiledStep(training_step(model, loss, optimizer, clip, measured), strict=False)
     state = RunState(model, optimizer, loader, schedule)
     if resume and checkpoint is not None and Path(checkpoint).exists():
         state.load(Path(checkpoint))

@@ -1,7 +1,8 @@
 """What a training run says while it runs, on stderr.
 
 Comes in: batches and values. Goes out: a bar that moves (tqdm, in a terminal), else one line an
-epoch. Guaranteed: nothing is printed if `progress=False`.
+epoch: values, speed, and the time that went into compiling. Guaranteed: nothing is printed if
+`progress=False`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ import sys
 import time
 from collections.abc import Mapping
 from typing import Any
+
+from avalon.tracing.execute import build_seconds
+
+_WORTH_SAYING = 0.05
 
 
 class Progress:
@@ -20,11 +25,13 @@ class Progress:
         self.shown = shown
         self._bar: Any = None
         self._start = 0.0
+        self._built = 0.0
         self._batches = 0
 
     def begin(self, epoch: int, total: int | None, done: int) -> None:
         """A new epoch (counted from 0) of `total` batches, of which `done` were done before."""
         self._start = time.perf_counter()
+        self._built = build_seconds()
         self._batches = 0
         make = _tqdm() if self.shown and sys.stderr.isatty() else None
         if make is not None:
@@ -35,18 +42,18 @@ class Progress:
         """One more batch; `values` are the means of the epoch so far."""
         self._batches += 1
         if self._bar is not None:
-            self._bar.set_postfix(_texts(values), refresh=False)
+            self._bar.set_postfix(self._texts(values), refresh=False)
             self._bar.update()
 
     def end(self, epoch: int, values: Mapping[str, float]) -> None:
         """The epoch is over, its validation too."""
         if self._bar is not None:
-            self._bar.set_postfix(_texts(values))
+            self._bar.set_postfix(self._texts(values))
             self.close()
         elif self.shown:
             seconds = time.perf_counter() - self._start
             speed = self._batches / seconds if seconds else 0.0
-            listed = ", ".join(f"{name} {text}" for name, text in _texts(values).items())
+            listed = ", ".join(f"{name} {text}" for name, text in self._texts(values).items())
             width = len(str(self.epochs))
             line = f"epoch {epoch + 1:{width}}/{self.epochs}: {listed} ({speed:.1f} batches/s)"
             print(line, file=sys.stderr, flush=True)
@@ -63,9 +70,12 @@ class Progress:
             self._bar.close()
             self._bar = None
 
-
-def _texts(values: Mapping[str, float]) -> dict[str, str]:
-    return {name: f"{value:.4g}" for name, value in values.items()}
+    def _texts(self, values: Mapping[str, float]) -> dict[str, str]:
+        texts = {name: f"{value:.4g}" for name, value in values.items()}
+        compiling = build_seconds() - self._built
+        if compiling >= _WORTH_SAYING:
+            texts["compile"] = f"{compiling:.1f} s"
+        return texts
 
 
 def _tqdm() -> Any:

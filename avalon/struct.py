@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from typing import Any
 
 from avalon.tensor import Tensor
@@ -162,13 +161,16 @@ def _fields(node: Any) -> Mapping[Any, Any] | None:
     return fields
 
 
-@cache
+_plain: dict[type, bool] = {}
+
+
 def _is_plain(kind: type) -> bool:
     """True for classes written in Python, whose instances are nothing but their fields."""
-    if hasattr(kind, "__del__"):
-        return True  # an instance without fields may not die
-    try:
-        object.__new__(kind)
-    except TypeError:  # a set, an array, a file: memory that only its own constructor can make
-        return False
-    return True
+    if kind not in _plain:
+        _plain[kind] = True
+        if not hasattr(kind, "__del__"):  # an instance without fields may not be able to die
+            try:
+                object.__new__(kind)
+            except TypeError:  # a set, an array, a file: only its own constructor can make one
+                _plain[kind] = False
+    return _plain[kind]

@@ -58,8 +58,9 @@ def _avalon(weights: Arrays, images: Any, labels: Any, *, compiled: bool) -> Com
 
 def _torch(weights: Arrays, images: Any, labels: Any) -> Competitor:
     layers = torch.nn
+    functional = torch.nn.functional
 
-    class TorchNet(layers.Module):
+    class TorchNet(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv1 = layers.Conv2d(1, 16, 3, padding=1)
@@ -68,7 +69,6 @@ def _torch(weights: Arrays, images: Any, labels: Any) -> Competitor:
             self.fc = layers.Linear(32 * 7 * 7, 10)
 
         def forward(self, x: Any) -> Any:
-            functional = layers.functional
             x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
             x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
             x = functional.relu(self.conv3(x))
@@ -81,7 +81,7 @@ def _torch(weights: Arrays, images: Any, labels: Any) -> Competitor:
 
     def train() -> float:
         optimizer.zero_grad()
-        loss = layers.functional.nll_loss(net(x), y)
+        loss = functional.nll_loss(net(x), y)
         loss.backward()
         optimizer.step()
         return loss.item()

@@ -15,7 +15,7 @@ from typing import Any
 
 from avalon.compiler import compile_graph
 from avalon.graph.graph import Graph
-from avalon.graph.node import Call, Input, Node
+from avalon.graph.node import Call, Node
 from avalon.runtime.buffer import Buffer
 from avalon.settings import settings
 

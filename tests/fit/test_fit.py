@@ -374,6 +374,13 @@ def test_one_line_an_epoch_where_there_is_no_terminal(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_the_time_that_compiling_took_is_said(capsys, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr("avalon.progress.build_seconds", lambda: next(clock))
+    fit(Plain(), progress=True)
+    assert "compile 1.0 s" in capsys.readouterr().err
+
+
 def test_a_bar_in_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     fit(Plain(), epochs=1, progress=True)
