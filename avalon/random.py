@@ -1,10 +1,10 @@
 """Random numbers: counter-based generators, seeds, and a way to feed numbers from elsewhere.
 
 Comes in: shapes of draws. Goes out: tensors of uniform and normal numbers, integers, truth values,
-permutations. Guaranteed: a draw is a function of the generator's seed and of a range of counters that is
-reserved when the draw is recorded, in Python's order, even if it is never computed; the numbers are
-the same on every device and for every number of threads. `inject` feeds recorded draws from outside, so
-that a run can be compared with another library's.
+permutations. Guaranteed: a draw is a function of the generator's seed and of a range of counters
+that is reserved when the draw is recorded, in Python's order, even if it is never computed; the
+numbers are the same on every device and for every number of threads. `inject` feeds recorded draws
+from outside, so that a run can be compared with another library's.
 
 The bits are Philox4x32-10's (Salmon and others, 2011): one counter gives four words.
 """

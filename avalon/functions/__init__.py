@@ -1,7 +1,7 @@
 """Maths composed from primitives, by PyTorch's names.
 
-Comes in: tensors (and numbers and arrays where PyTorch takes them). Goes out: tensors. Guaranteed: importing
-this package makes every function that PyTorch has as a method a method of `Tensor` too.
+Comes in: tensors (and numbers and arrays where PyTorch takes them). Goes out: tensors. Guaranteed:
+importing this package makes every function that PyTorch has as a method a method of `Tensor` too.
 """
 
 from avalon.functions.activation import (

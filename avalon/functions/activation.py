@@ -1,9 +1,9 @@
 """Activation functions, softmax and its relatives.
 
-Comes in: floating tensors of any shape. Goes out: tensors of the same shape and dtype (`glu` halves an
-axis). Guaranteed: no overflow inside a formula reaches the result or its gradient, and at kinks the
-gradient is PyTorch's (https://docs.pytorch.org/docs/stable/nn.functional.html): relu, hardtanh and relu6
-give 0 there.
+Comes in: floating tensors of any shape. Goes out: tensors of the same shape and dtype (`glu` halves
+an axis). Guaranteed: no overflow inside a formula reaches the result or its gradient, and at kinks
+the gradient is PyTorch's (https://docs.pytorch.org/docs/stable/nn.functional.html): relu, hardtanh
+and relu6 give 0 there.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from avalon.tensor import Tensor, as_tensor, method
 
 
 @method("relu")
-def relu(x: Tensor, inplace: bool = False) -> Tensor:
-    """max(x, 0), of any shape and numeric dtype; the gradient at 0 is 0.
+def relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """max(input, 0), of any shape and numeric dtype; the gradient at 0 is 0.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.relu.html
 
@@ -39,67 +39,68 @@ def relu(x: Tensor, inplace: bool = False) -> Tensor:
     >>> av.relu(av.tensor([-1.0, 0.0, 2.0]))
     tensor([0., 0., 2.])
     """
-    x = as_tensor(x)
-    zero = x.constant(0)
-    return _result(x, ops.where(ops.less_equal(x, zero), zero, x), inplace)
+    input = as_tensor(input)
+    zero = input.constant(0)
+    return _result(input, ops.where(ops.less_equal(input, zero), zero, input), inplace)
 
 
 def _result(x: Tensor, y: Tensor, inplace: bool) -> Tensor:
     return x.assign_(y) if inplace else y
 
 
-def relu6(x: Tensor, inplace: bool = False) -> Tensor:
-    """min(max(x, 0), 6); the gradient at 0 and 6 is 0."""
-    return hardtanh(x, 0.0, 6.0, inplace)
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+    """min(max(input, 0), 6); the gradient at 0 and 6 is 0."""
+    return hardtanh(input, 0.0, 6.0, inplace)
 
 
 def hardtanh(
-    x: Tensor, min_val: Number = -1.0, max_val: Number = 1.0, inplace: bool = False
+    input: Tensor, min_val: Number = -1.0, max_val: Number = 1.0, inplace: bool = False
 ) -> Tensor:
-    """`x` limited to [min_val, max_val]; unlike `clamp`, the gradient at the limits is 0."""
+    """`input` limited to [min_val, max_val]; unlike `clamp`, the gradient at the limits is 0."""
     if min_val > max_val:
         raise ValueError(f"[hardtanh] min_val {min_val} must not exceed max_val {max_val}")
-    low, high = scalar(x, min_val), scalar(x, max_val)
+    low, high = scalar(input, min_val), scalar(input, max_val)
 
-    def formula(x: Tensor) -> Tensor:
-        limited = ops.where(ops.less_equal(x, low), low, x)
+    def formula(input: Tensor) -> Tensor:
+        limited = ops.where(ops.less_equal(input, low), low, input)
         return ops.where(ops.less_equal(high, limited), high, limited)
 
-    def backward(g: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor]:
-        return (ops.where(ops.less(low, x) & ops.less(x, high), g, g.constant(0)),)
+    def backward(g: Tensor, y: Tensor, input: Tensor) -> tuple[Tensor]:
+        return (ops.where(ops.less(low, input) & ops.less(input, high), g, g.constant(0)),)
 
-    return _result(x, with_gradient("hardtanh", formula, backward, x), inplace)
+    return _result(input, with_gradient("hardtanh", formula, backward, input), inplace)
 
 
-def leaky_relu(x: Tensor, negative_slope: Number = 0.01, inplace: bool = False) -> Tensor:
-    """x where it is positive, else negative_slope * x; the gradient at 0 is negative_slope."""
-    zero = x.constant(0)
-    return _result(x, ops.where(ops.less(zero, x), x, x * negative_slope), inplace)
+def leaky_relu(input: Tensor, negative_slope: Number = 0.01, inplace: bool = False) -> Tensor:
+    """input where it is positive, else negative_slope * input; the gradient at 0 is negative_slope."""
+    zero = input.constant(0)
+    return _result(input, ops.where(ops.less(zero, input), input, input * negative_slope), inplace)
 
 
 @method("prelu")
-def prelu(x: Tensor, weight: Tensor) -> Tensor:
-    """x where it is positive, else weight * x; `weight` has 1 element or one per channel (axis 1).
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """input where it is positive, else weight * input; `weight` has 1 element or one per channel
+    (axis 1).
 
     Raises:
         ShapeError: the number of weights is neither 1 nor that of the channels.
     """
-    channels = x.shape[1] if x.ndim > 1 else 1
+    channels = input.shape[1] if input.ndim > 1 else 1
     if weight.ndim > 1 or (weight.numel() != 1 and weight.numel() != channels):
         raise ShapeError(
             f"[prelu] weight of shape {weight.shape} must have 1 element or one per channel; "
-            f"the input of shape {x.shape} has {channels}"
+            f"the input of shape {input.shape} has {channels}"
         )
-    if x.ndim > 1 and weight.numel() != 1:
-        weight = ops.reshape(weight, shape=(channels,) + (1,) * (x.ndim - 2))
+    if input.ndim > 1 and weight.numel() != 1:
+        weight = ops.reshape(weight, shape=(channels,) + (1,) * (input.ndim - 2))
     elif weight.ndim != 0:
         weight = ops.reshape(weight, shape=())
-    zero = x.constant(0)
-    return ops.where(ops.less(zero, x), x, x * broadcast(weight, x.shape))
+    zero = input.constant(0)
+    return ops.where(ops.less(zero, input), input, input * broadcast(weight, input.shape))
 
 
 def rrelu(
-    x: Tensor,
+    input: Tensor,
     lower: float = 1.0 / 8,
     upper: float = 1.0 / 3,
     training: bool = False,
@@ -114,13 +115,13 @@ def rrelu(
         raise NotImplementedError(
             "[rrelu] draws no slopes in training mode; use leaky_relu, or rrelu(training=False)"
         )
-    return leaky_relu(x, (lower + upper) / 2, inplace)
+    return leaky_relu(input, (lower + upper) / 2, inplace)
 
 
-def elu(x: Tensor, alpha: Number = 1.0, inplace: bool = False) -> Tensor:
-    """x where it is positive, else alpha * (exp(x) - 1)."""
-    negative, below = _negative_part(x)
-    return _result(x, ops.where(negative, ops.expm1(below) * alpha, x), inplace)
+def elu(input: Tensor, alpha: Number = 1.0, inplace: bool = False) -> Tensor:
+    """input where it is positive, else alpha * (exp(input) - 1)."""
+    negative, below = _negative_part(input)
+    return _result(input, ops.where(negative, ops.expm1(below) * alpha, input), inplace)
 
 
 def _negative_part(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,130 +131,134 @@ def _negative_part(x: Tensor) -> tuple[Tensor, Tensor]:
     return negative, ops.where(negative, x, zero)
 
 
-def selu(x: Tensor, inplace: bool = False) -> Tensor:
-    """The self-normalizing elu, scale * elu(x, alpha), with Klambauer's constants."""
+def selu(input: Tensor, inplace: bool = False) -> Tensor:
+    """The self-normalizing elu, scale * elu(input, alpha), with Klambauer's constants."""
     alpha, scale = (
-        x.constant(1.6732632423543772848170429916717),
-        x.constant(1.0507009873554804934193349852946),
+        input.constant(1.6732632423543772848170429916717),
+        input.constant(1.0507009873554804934193349852946),
     )
-    negative, below = _negative_part(x)
-    value = ops.where(negative, ops.expm1(below) * (alpha * scale), x * scale)
-    return _result(x, value, inplace)
+    negative, below = _negative_part(input)
+    value = ops.where(negative, ops.expm1(below) * (alpha * scale), input * scale)
+    return _result(input, value, inplace)
 
 
-def celu(x: Tensor, alpha: Number = 1.0, inplace: bool = False) -> Tensor:
-    """x where it is positive, else alpha * (exp(x / alpha) - 1)."""
+def celu(input: Tensor, alpha: Number = 1.0, inplace: bool = False) -> Tensor:
+    """input where it is positive, else alpha * (exp(input / alpha) - 1)."""
     if alpha == 0:
         raise ZeroDivisionError("[celu] alpha must not be 0")
-    negative, below = _negative_part(x)
-    return _result(x, ops.where(negative, ops.expm1(below / alpha) * alpha, x), inplace)
+    negative, below = _negative_part(input)
+    return _result(input, ops.where(negative, ops.expm1(below / alpha) * alpha, input), inplace)
 
 
 @method("sigmoid")
-def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x)); integers and bools become the default float dtype.
+def sigmoid(input: Tensor) -> Tensor:
+    """1 / (1 + exp(-input)); integers and bools become the default float dtype.
 
     >>> import avalon as av
     >>> av.sigmoid(av.tensor(0.0))
     tensor(0.5000)
     """
-    return ops.sigmoid(floating(x))
+    return ops.sigmoid(floating(input))
 
 
-def logsigmoid(x: Tensor) -> Tensor:
-    """log(sigmoid(x)), exact for large |x|: min(x, 0) - log1p(exp(-|x|))."""
-    zero = x.constant(0)
-    negative = ops.less(x, zero)
-    minus_size = ops.where(negative, x, -x)  # its slope at 0 is -1, which abs would lose
-    return ops.where(negative, x, zero) - ops.log1p(ops.exp(minus_size))
+def logsigmoid(input: Tensor) -> Tensor:
+    """log(sigmoid(input)), exact for large |input|: min(input, 0) - log1p(exp(-|input|))."""
+    zero = input.constant(0)
+    negative = ops.less(input, zero)
+    minus_size = ops.where(negative, input, -input)  # its slope at 0 is -1, which abs would lose
+    return ops.where(negative, input, zero) - ops.log1p(ops.exp(minus_size))
 
 
-def softplus(x: Tensor, beta: Number = 1.0, threshold: Number = 20.0) -> Tensor:
-    """log(1 + exp(beta * x)) / beta; x itself where beta * x > threshold."""
-    scaled = x * beta
+def softplus(input: Tensor, beta: Number = 1.0, threshold: Number = 20.0) -> Tensor:
+    """log(1 + exp(beta * input)) / beta; input itself where beta * input > threshold."""
+    scaled = input * beta
     linear = scaled > threshold
-    inside = ops.where(linear, x.constant(0), scaled)  # keeps exp, and its gradient, finite
-    return ops.where(linear, x, ops.log1p(ops.exp(inside)) / beta)
+    inside = ops.where(linear, input.constant(0), scaled)  # keeps exp, and its gradient, finite
+    return ops.where(linear, input, ops.log1p(ops.exp(inside)) / beta)
 
 
-def softsign(x: Tensor) -> Tensor:
-    """x / (1 + |x|)."""
-    return x / (x.constant(1) + ops.absolute(x))
+def softsign(input: Tensor) -> Tensor:
+    """input / (1 + |input|)."""
+    return input / (input.constant(1) + ops.absolute(input))
 
 
-def silu(x: Tensor, inplace: bool = False) -> Tensor:
-    """x * sigmoid(x), also called swish."""
-    return _result(x, x * ops.sigmoid(x), inplace)
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """input * sigmoid(input), also called swish."""
+    return _result(input, input * ops.sigmoid(input), inplace)
 
 
-def mish(x: Tensor, inplace: bool = False) -> Tensor:
-    """x * tanh(softplus(x))."""
-    return _result(x, x * ops.tanh(softplus(x)), inplace)
+def mish(input: Tensor, inplace: bool = False) -> Tensor:
+    """input * tanh(softplus(input))."""
+    return _result(input, input * ops.tanh(softplus(input)), inplace)
 
 
-def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """x * Phi(x), with the normal distribution's Phi by erf ("none") or by its "tanh" formula.
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    """input * Phi(input), with the normal distribution's Phi by erf ("none") or by its "tanh"
+    formula.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.GELU.html
     """
-    must_float("gelu", x)
-    half, one = x.constant(0.5), x.constant(1)
+    must_float("gelu", input)
+    half, one = input.constant(0.5), input.constant(1)
     if approximate == "none":
-        return x * half * (one + ops.erf(x * x.constant(math.sqrt(0.5))))
+        return input * half * (one + ops.erf(input * input.constant(math.sqrt(0.5))))
     if approximate == "tanh":
-        cubic = x * x * x * x.constant(0.044715)
-        inner = (x + cubic) * x.constant(math.sqrt(2 / math.pi))
-        return half * x * (one + ops.tanh(inner))
+        cubic = input * input * input * input.constant(0.044715)
+        inner = (input + cubic) * input.constant(math.sqrt(2 / math.pi))
+        return half * input * (one + ops.tanh(inner))
     raise RuntimeError(f"[gelu] approximate must be 'none' or 'tanh', got {approximate!r}")
 
 
-def tanhshrink(x: Tensor) -> Tensor:
-    """x - tanh(x)."""
-    return x - ops.tanh(x)
+def tanhshrink(input: Tensor) -> Tensor:
+    """input - tanh(input)."""
+    return input - ops.tanh(input)
 
 
-def hardshrink(x: Tensor, lambd: Number = 0.5) -> Tensor:
-    """x where |x| > lambd, else 0."""
-    inside = (x >= -lambd) & (x <= lambd)
-    return ops.where(inside, x.constant(0), x)
+def hardshrink(input: Tensor, lambd: Number = 0.5) -> Tensor:
+    """input where |input| > lambd, else 0."""
+    inside = (input >= -lambd) & (input <= lambd)
+    return ops.where(inside, input.constant(0), input)
 
 
-def softshrink(x: Tensor, lambd: Number = 0.5) -> Tensor:
-    """x moved towards 0 by lambd; 0 where |x| <= lambd."""
+def softshrink(input: Tensor, lambd: Number = 0.5) -> Tensor:
+    """input moved towards 0 by lambd; 0 where |input| <= lambd."""
     if lambd < 0:
         raise RuntimeError(f"[softshrink] lambd must be at least 0, got {lambd}")
-    outer = ops.where(x > lambd, x - lambd, x + lambd)
-    return ops.where((x >= -lambd) & (x <= lambd), x.constant(0), outer)
+    outer = ops.where(input > lambd, input - lambd, input + lambd)
+    return ops.where((input >= -lambd) & (input <= lambd), input.constant(0), outer)
 
 
-def hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:
-    """relu6(x + 3) / 6; the gradient at -3 and 3 is 0."""
-    return _result(x, hardtanh(x + x.constant(3), 0.0, 6.0) / x.constant(6), inplace)
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """relu6(input + 3) / 6; the gradient at -3 and 3 is 0."""
+    return _result(
+        input, hardtanh(input + input.constant(3), 0.0, 6.0) / input.constant(6), inplace
+    )
 
 
-def hardswish(x: Tensor, inplace: bool = False) -> Tensor:
-    """x * relu6(x + 3) / 6."""
-    three = x.constant(3)
-    inner = x * (x + three) / x.constant(6)
-    low = ops.where(ops.less_equal(x, -three), x.constant(0), inner)
-    return _result(x, ops.where(ops.less_equal(three, x), x, low), inplace)
+def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
+    """input * relu6(input + 3) / 6."""
+    three = input.constant(3)
+    inner = input * (input + three) / input.constant(6)
+    low = ops.where(ops.less_equal(input, -three), input.constant(0), inner)
+    return _result(input, ops.where(ops.less_equal(three, input), input, low), inplace)
 
 
-def threshold(x: Tensor, threshold: Number, value: Number, inplace: bool = False) -> Tensor:
-    """x where it exceeds `threshold`, else `value`."""
-    limit, other = scalar(x, threshold), scalar(x, value)
-    return _result(x, ops.where(ops.less_equal(x, limit), other, x), inplace)
+def threshold(input: Tensor, threshold: Number, value: Number, inplace: bool = False) -> Tensor:
+    """input where it exceeds `threshold`, else `value`."""
+    limit, other = scalar(input, threshold), scalar(input, value)
+    return _result(input, ops.where(ops.less_equal(input, limit), other, input), inplace)
 
 
-def glu(x: Tensor, dim: int = -1) -> Tensor:
+def glu(input: Tensor, dim: int = -1) -> Tensor:
     """The first half of axis `dim` times the sigmoid of the second half."""
-    axis = normalize_axis("glu", dim, x.ndim)
-    if x.ndim == 0 or x.shape[axis] % 2:
+    axis = normalize_axis("glu", dim, input.ndim)
+    if input.ndim == 0 or input.shape[axis] % 2:
         raise ShapeError(
-            f"[glu] axis {dim} of shape {x.shape} must have an even size: it is cut in two halves"
+            f"[glu] axis {dim} of shape {input.shape} must have an even size: it is cut in two "
+            "halves"
         )
-    half = x.shape[axis] // 2
-    first, second = (part(x, axis, start, half) for start in (0, half))
+    half = input.shape[axis] // 2
+    first, second = (part(input, axis, start, half) for start in (0, half))
     return first * ops.sigmoid(second)
 
 
@@ -265,9 +270,9 @@ def _shifted(x: Tensor, axis: int) -> Tensor:
 
 @method("softmax")
 def softmax(
-    x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
 ) -> Tensor:
-    """exp(x) / sum(exp(x)) along `dim`, computed from x - max(x).
+    """exp(input) / sum(exp(input)) along `dim`, computed from input - max(input).
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.softmax.html
 
@@ -275,27 +280,27 @@ def softmax(
     >>> av.softmax(av.tensor([0.0, 0.0]), dim=0)
     tensor([0.5000, 0.5000])
     """
-    x, axis = _prepared("softmax", x, dim, dtype)
-    if x.ndim == 0 or x.numel() == 0:
-        return x / x if x.ndim == 0 else ops.exp(x)
-    powers = ops.exp(_shifted(x, axis))
-    return powers / spread(ops.reduce_sum(powers, axes=(axis,)), x.shape, (axis,))
+    input, axis = _prepared("softmax", input, dim, dtype)
+    if input.ndim == 0 or input.numel() == 0:
+        return input / input if input.ndim == 0 else ops.exp(input)
+    powers = ops.exp(_shifted(input, axis))
+    return powers / spread(ops.reduce_sum(powers, axes=(axis,)), input.shape, (axis,))
 
 
 @method("log_softmax")
 def log_softmax(
-    x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
 ) -> Tensor:
-    """log(softmax(x)) along `dim`, without forming the quotient.
+    """log(softmax(input)) along `dim`, without forming the quotient.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.log_softmax.html
     """
-    x, axis = _prepared("log_softmax", x, dim, dtype)
-    if x.ndim == 0 or x.numel() == 0:
-        return x - x if x.ndim == 0 else ops.exp(x)
-    shifted = _shifted(x, axis)
+    input, axis = _prepared("log_softmax", input, dim, dtype)
+    if input.ndim == 0 or input.numel() == 0:
+        return input - input if input.ndim == 0 else ops.exp(input)
+    shifted = _shifted(input, axis)
     total = ops.log(ops.reduce_sum(ops.exp(shifted), axes=(axis,)))
-    return shifted - spread(total, x.shape, (axis,))
+    return shifted - spread(total, input.shape, (axis,))
 
 
 def _prepared(
@@ -310,22 +315,22 @@ def _prepared(
 
 
 def softmin(
-    x: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
 ) -> Tensor:
-    """softmax(-x) along `dim`."""
-    return softmax(-x, dim, dtype=dtype)
+    """softmax(-input) along `dim`."""
+    return softmax(-input, dim, dtype=dtype)
 
 
-def softmax2d(x: Tensor) -> Tensor:
+def softmax2d(input: Tensor) -> Tensor:
     """softmax over the channels of an image batch (N, C, H, W) or an image (C, H, W)."""
-    if x.ndim not in (3, 4):
-        raise ShapeError(f"[softmax2d] expected (N, C, H, W) or (C, H, W), got shape {x.shape}")
-    return softmax(x, dim=-3)
+    if input.ndim not in (3, 4):
+        raise ShapeError(f"[softmax2d] expected (N, C, H, W) or (C, H, W), got shape {input.shape}")
+    return softmax(input, dim=-3)
 
 
-def relu_(x: Tensor) -> Tensor:
+def relu_(input: Tensor) -> Tensor:
     """In-place relu."""
-    return relu(x, inplace=True)
+    return relu(input, inplace=True)
 
 
 in_place(relu)

@@ -1,9 +1,9 @@
 """Pointwise arithmetic beyond the operators of `Tensor`, by PyTorch's names.
 
-Comes in: tensors, numbers and arrays that broadcast together. Goes out: tensors of PyTorch's result type;
-functions of the reals turn integers and bools into the default float dtype. Guaranteed: values are
-accurate where a naive formula cancels or overflows (hypot, logaddexp, sinh, asinh near 0), and
-gradients are PyTorch's at ties and kinks (clamp gives 1 at its limits).
+Comes in: tensors, numbers and arrays that broadcast together. Goes out: tensors of PyTorch's result
+type; functions of the reals turn integers and bools into the default float dtype. Guaranteed:
+values are accurate where a naive formula cancels or overflows (hypot, logaddexp, sinh, asinh near
+0), and gradients are PyTorch's at ties and kinks (clamp gives 1 at its limits).
 
 Source of the names and meanings: https://docs.pytorch.org/docs/stable/torch.html#pointwise-ops
 """
@@ -33,8 +33,8 @@ from avalon.tensor import Tensor, as_tensor, binary, method, operators, unary
 
 
 def _real_function(name: str, primitive: Primitive, formula: str) -> Any:
-    def function(x: Any) -> Tensor:
-        return unary(primitive, x)
+    def function(input: Any) -> Tensor:
+        return unary(primitive, input)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = (
@@ -60,28 +60,28 @@ digamma = _real_function("digamma", ops.digamma, "Derivative of lgamma")
 
 @in_place
 @method("abs")
-def abs(x: Any) -> Tensor:
+def abs(input: Any) -> Tensor:
     """Absolute value; the gradient at 0 is 0."""
-    x = as_tensor(x)
-    return x if x.dtype.kind in ("unsigned", "bool") else ops.absolute(x)
+    input = as_tensor(input)
+    return input if input.dtype.kind in ("unsigned", "bool") else ops.absolute(input)
 
 
 @in_place
 @method("neg")
-def neg(x: Any) -> Tensor:
-    """-x."""
-    x = as_tensor(x)
-    if x.dtype is dtypes.bool_:
+def neg(input: Any) -> Tensor:
+    """-input."""
+    input = as_tensor(input)
+    if input.dtype is dtypes.bool_:
         raise DTypeError("[neg] `-` is not defined for bool tensors; write logical_not(x) or ~x")
-    return ops.negative(x)
+    return ops.negative(input)
 
 
 @method("positive")
-def positive(x: Tensor) -> Tensor:
-    """x itself."""
-    if x.dtype is dtypes.bool_:
+def positive(input: Tensor) -> Tensor:
+    """input itself."""
+    if input.dtype is dtypes.bool_:
         raise DTypeError("[positive] `+` is not defined for bool tensors")
-    return x
+    return input
 
 
 def _scaled(other: Any, alpha: Number) -> Any:
@@ -89,37 +89,37 @@ def _scaled(other: Any, alpha: Number) -> Any:
 
 
 @method("add")
-def add(x: Any, other: Any, *, alpha: Number = 1) -> Tensor:
-    """x + alpha * other."""
-    return operators.add(x, _scaled(other, alpha))
+def add(input: Any, other: Any, *, alpha: Number = 1) -> Tensor:
+    """input + alpha * other."""
+    return operators.add(input, _scaled(other, alpha))
 
 
 @method("sub")
-def sub(x: Any, other: Any, *, alpha: Number = 1) -> Tensor:
-    """x - alpha * other."""
-    return operators.subtract(x, _scaled(other, alpha))
+def sub(input: Any, other: Any, *, alpha: Number = 1) -> Tensor:
+    """input - alpha * other."""
+    return operators.subtract(input, _scaled(other, alpha))
 
 
-def rsub(x: Any, other: Any, *, alpha: Number = 1) -> Tensor:
-    """other - alpha * x."""
-    return operators.subtract(other, _scaled(x, alpha))
+def rsub(input: Any, other: Any, *, alpha: Number = 1) -> Tensor:
+    """other - alpha * input."""
+    return operators.subtract(other, _scaled(input, alpha))
 
 
 @method("mul")
-def mul(x: Any, other: Any) -> Tensor:
-    """x * other."""
-    return operators.multiply(x, other)
+def mul(input: Any, other: Any) -> Tensor:
+    """input * other."""
+    return operators.multiply(input, other)
 
 
 @method("div")
-def div(x: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
-    """x / other; with rounding_mode "trunc" or "floor", rounded and of the operands' own type."""
+def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+    """input / other; with rounding_mode "trunc" or "floor", rounded and of the operands' own type."""
     if rounding_mode is None:
-        return operators.divide(x, other)
+        return operators.divide(input, other)
     if rounding_mode == "floor":
-        return floor_divide(x, other)
+        return floor_divide(input, other)
     if rounding_mode == "trunc":
-        quotient = binary(ops.divide, x, other)
+        quotient = binary(ops.divide, input, other)
         return ops.truncate(quotient) if quotient.dtype.is_floating_point else quotient
     raise RuntimeError(
         f"[div] rounding_mode must be None, 'trunc' or 'floor', got {rounding_mode!r}"
@@ -127,22 +127,22 @@ def div(x: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
 
 
 @method("floor_divide")
-def floor_divide(x: Any, other: Any) -> Tensor:
-    """floor(x / other), of the operands' own type."""
-    return operators.floor_divide(x, other)
+def floor_divide(input: Any, other: Any) -> Tensor:
+    """floor(input / other), of the operands' own type."""
+    return operators.floor_divide(input, other)
 
 
 @method("remainder")
-def remainder(x: Any, other: Any) -> Tensor:
-    """x - floor(x / other) * other: the sign is the divisor's, as in Python."""
-    return operators.remainder(x, other)
+def remainder(input: Any, other: Any) -> Tensor:
+    """input - floor(input / other) * other: the sign is the divisor's, as in Python."""
+    return operators.remainder(input, other)
 
 
 @in_place
 @method("fmod")
-def fmod(x: Any, other: Any) -> Tensor:
-    """x - trunc(x / other) * other: the sign is the dividend's, as in C."""
-    a, b = together("fmod", x, other)
+def fmod(input: Any, other: Any) -> Tensor:
+    """input - trunc(input / other) * other: the sign is the dividend's, as in C."""
+    a, b = together("fmod", input, other)
     if not a.dtype.is_signed:
         return ops.remainder(a, b)
     if a.dtype.is_integer:
@@ -156,15 +156,15 @@ def _fmod(a: Tensor, b: Tensor) -> Tensor:
 
 
 @method("pow")
-def pow(x: Any, exponent: Any) -> Tensor:
-    """x ** exponent."""
-    return operators.power(x, exponent)
+def pow(input: Any, exponent: Any) -> Tensor:
+    """input ** exponent."""
+    return operators.power(input, exponent)
 
 
 @method("float_power")
-def float_power(x: Any, exponent: Any) -> Tensor:
-    """x ** exponent, computed in float64."""
-    base = cast(as_tensor(x), dtypes.float64)
+def float_power(input: Any, exponent: Any) -> Tensor:
+    """input ** exponent, computed in float64."""
+    base = cast(as_tensor(input), dtypes.float64)
     if isinstance(exponent, Tensor):
         exponent = cast(exponent, dtypes.float64)
     return base**exponent
@@ -172,48 +172,48 @@ def float_power(x: Any, exponent: Any) -> Tensor:
 
 @in_place
 @method("square")
-def square(x: Any) -> Tensor:
-    """x * x."""
-    x = as_tensor(x)
-    return x * x
+def square(input: Any) -> Tensor:
+    """input * input."""
+    input = as_tensor(input)
+    return input * input
 
 
 @in_place
 @method("reciprocal")
-def reciprocal(x: Any) -> Tensor:
-    """1 / x."""
-    x = floating(x)
-    return x.constant(1) / x
+def reciprocal(input: Any) -> Tensor:
+    """1 / input."""
+    input = floating(input)
+    return input.constant(1) / input
 
 
 @in_place
 @method("rsqrt")
-def rsqrt(x: Any) -> Tensor:
-    """1 / sqrt(x)."""
-    x = floating(x)
-    return x.constant(1) / ops.sqrt(x)
+def rsqrt(input: Any) -> Tensor:
+    """1 / sqrt(input)."""
+    input = floating(input)
+    return input.constant(1) / ops.sqrt(input)
 
 
 @in_place
 @method("exp2")
-def exp2(x: Any) -> Tensor:
-    """2 to the power x."""
-    x = floating(x)
-    return ops.power(x.constant(2), x)
+def exp2(input: Any) -> Tensor:
+    """2 to the power input."""
+    input = floating(input)
+    return ops.power(input.constant(2), input)
 
 
 @in_place
 @method("log2")
-def log2(x: Any) -> Tensor:
+def log2(input: Any) -> Tensor:
     """Logarithm to base 2, exact at powers of 2 of float32 and smaller types."""
-    return _logarithm(x, 1 / math.log(2))
+    return _logarithm(input, 1 / math.log(2))
 
 
 @in_place
 @method("log10")
-def log10(x: Any) -> Tensor:
+def log10(input: Any) -> Tensor:
     """Logarithm to base 10."""
-    return _logarithm(x, 1 / math.log(10))
+    return _logarithm(input, 1 / math.log(10))
 
 
 def _logarithm(x: Any, factor: float) -> Tensor:
@@ -223,9 +223,9 @@ def _logarithm(x: Any, factor: float) -> Tensor:
 
 
 @method("logaddexp")
-def logaddexp(x: Any, other: Any) -> Tensor:
-    """log(exp(x) + exp(other)), from the larger one and the distance of the two."""
-    a, b = floats_together("logaddexp", x, other)
+def logaddexp(input: Any, other: Any) -> Tensor:
+    """log(exp(input) + exp(other)), from the larger one and the distance of the two."""
+    a, b = floats_together("logaddexp", input, other)
     high, low = ops.maximum(a, b), ops.minimum(a, b)
     # Two equal infinities have no distance.
     distance = ops.where(ops.equal(high, low), high.constant(0), low - high)
@@ -233,18 +233,18 @@ def logaddexp(x: Any, other: Any) -> Tensor:
 
 
 @method("logaddexp2")
-def logaddexp2(x: Any, other: Any) -> Tensor:
-    """log2(2**x + 2**other)."""
-    a, b = floats_together("logaddexp2", x, other)
+def logaddexp2(input: Any, other: Any) -> Tensor:
+    """log2(2**input + 2**other)."""
+    a, b = floats_together("logaddexp2", input, other)
     natural = a.constant(math.log(2))
     return logaddexp(a * natural, b * natural) / natural
 
 
 @in_place
 @method("hypot")
-def hypot(x: Any, other: Any) -> Tensor:
-    """sqrt(x**2 + other**2), without overflow of the squares."""
-    a, b = floats_together("hypot", x, other)
+def hypot(input: Any, other: Any) -> Tensor:
+    """sqrt(input**2 + other**2), without overflow of the squares."""
+    a, b = floats_together("hypot", input, other)
     one, zero = a.constant(1), a.constant(0)
     first, second = ops.stop_gradient(ops.absolute(a)), ops.stop_gradient(ops.absolute(b))
     large = ops.maximum(first, second)
@@ -256,49 +256,51 @@ def hypot(x: Any, other: Any) -> Tensor:
 
 @in_place
 @method("sign")
-def sign(x: Any) -> Tensor:
+def sign(input: Any) -> Tensor:
     """-1, 0 or 1: the sign of each element; the gradient is 0."""
-    x = ops.stop_gradient(as_tensor(x))
-    if x.dtype is dtypes.bool_:
-        return x
-    zero, one = x.constant(0), x.constant(1)
-    above = ops.where(ops.less(zero, x), one, x)  # keeps 0, and NaN, which PyTorch maps to 0
-    below = ops.where(ops.less(x, zero), -one, above) if x.dtype.is_signed else above
-    return ops.where(ops.not_equal(x, x), zero, below)
+    input = ops.stop_gradient(as_tensor(input))
+    if input.dtype is dtypes.bool_:
+        return input
+    zero, one = input.constant(0), input.constant(1)
+    above = ops.where(
+        ops.less(zero, input), one, input
+    )  # keeps 0, and NaN, which PyTorch maps to 0
+    below = ops.where(ops.less(input, zero), -one, above) if input.dtype.is_signed else above
+    return ops.where(ops.not_equal(input, input), zero, below)
 
 
 sgn = method("sgn")(sign)
 
 
 @method("signbit")
-def signbit(x: Any) -> Tensor:
+def signbit(input: Any) -> Tensor:
     """True where the sign bit is set, that of -0.0 included."""
-    x = as_tensor(x)
-    if not x.dtype.is_floating_point:
-        return binary(ops.less, x, 0)
-    wide = cast(x, dtypes.float64)
+    input = as_tensor(input)
+    if not input.dtype.is_floating_point:
+        return binary(ops.less, input, 0)
+    wide = cast(input, dtypes.float64)
     return ops.less(ops.bitcast(wide, dtype=dtypes.int64), wide.constant(0, dtype=dtypes.int64))
 
 
 @in_place
 @method("copysign")
-def copysign(x: Any, other: Any) -> Tensor:
-    """The size of x with the sign of other."""
-    a, b = floats_together("copysign", x, other)
+def copysign(input: Any, other: Any) -> Tensor:
+    """The size of input with the sign of other."""
+    a, b = floats_together("copysign", input, other)
     return ops.where(ops.equal(signbit(a), signbit(b)), a, -a)
 
 
 @in_place
 @method("frac")
-def frac(x: Tensor) -> Tensor:
-    """The fractional part, x - trunc(x)."""
-    return x - ops.truncate(x)
+def frac(input: Tensor) -> Tensor:
+    """The fractional part, input - trunc(input)."""
+    return input - ops.truncate(input)
 
 
 def _rounding(name: str, primitive: Primitive, meaning: str) -> Any:
-    def function(x: Any) -> Tensor:
-        x = as_tensor(x)
-        return primitive(x) if x.dtype.is_floating_point else x
+    def function(input: Any) -> Tensor:
+        input = as_tensor(input)
+        return primitive(input) if input.dtype.is_floating_point else input
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"{meaning}; integers stay as they are, the gradient is 0."
@@ -313,20 +315,20 @@ trunc = _rounding("trunc", ops.truncate, "Each element without its fractional pa
 
 @in_place
 @method("round")
-def round(x: Any, *, decimals: int = 0) -> Tensor:
+def round(input: Any, *, decimals: int = 0) -> Tensor:
     """The nearest integer, halves to even; or to a number of decimals.
 
     >>> import avalon as av
     >>> av.round(av.tensor([0.5, 1.5, 2.5]))
     tensor([0., 2., 2.])
     """
-    x = as_tensor(x)
-    if not x.dtype.is_floating_point:
-        return x
+    input = as_tensor(input)
+    if not input.dtype.is_floating_point:
+        return input
     if decimals == 0:
-        return ops.round(x)
-    scale = x.constant(10.0 ** builtins.abs(decimals))
-    return ops.round(x * scale) / scale if decimals > 0 else ops.round(x / scale) * scale
+        return ops.round(input)
+    scale = input.constant(10.0 ** builtins.abs(decimals))
+    return ops.round(input * scale) / scale if decimals > 0 else ops.round(input / scale) * scale
 
 
 def _tighten(x: Tensor, limit: Tensor, upper: bool) -> Tensor:
@@ -353,8 +355,8 @@ def _limited(x: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
 
 @in_place
 @method("clamp")
-def clamp(x: Any, min: Any = None, max: Any = None) -> Tensor:
-    """min(max(x, min), max); either limit may be a number, a tensor or absent.
+def clamp(input: Any, min: Any = None, max: Any = None) -> Tensor:
+    """min(max(input, min), max); either limit may be a number, a tensor or absent.
 
     The gradient is 1 at the limits; NaN stays NaN.
     Source: https://docs.pytorch.org/docs/stable/generated/torch.clamp.html
@@ -363,20 +365,20 @@ def clamp(x: Any, min: Any = None, max: Any = None) -> Tensor:
     >>> av.clamp(av.tensor([-2.0, 0.5, 2.0]), min=-1, max=1)
     tensor([-1.0000,  0.5000,  1.0000])
     """
-    x = as_tensor(x)
+    input = as_tensor(input)
     if min is None and max is None:
         raise RuntimeError("[clamp] needs min, max or both")
     if not isinstance(min, Tensor) and not isinstance(max, Tensor):
-        if not x.dtype.is_floating_point and (isinstance(min, float) or isinstance(max, float)):
-            x = floating(x)
-        low, high = (None if limit is None else scalar(x, limit) for limit in (min, max))
-        return _limited(x, low, high)
-    x, *limits = together("clamp", x, *(limit for limit in (min, max) if limit is not None))
+        if not input.dtype.is_floating_point and (isinstance(min, float) or isinstance(max, float)):
+            input = floating(input)
+        low, high = (None if limit is None else scalar(input, limit) for limit in (min, max))
+        return _limited(input, low, high)
+    input, *limits = together("clamp", input, *(limit for limit in (min, max) if limit is not None))
     if min is not None:
-        x = _nan_wins(limits[0], _tighten(x, limits[0], upper=False))
+        input = _nan_wins(limits[0], _tighten(input, limits[0], upper=False))
     if max is not None:
-        x = _nan_wins(limits[-1], _tighten(x, limits[-1], upper=True))
-    return x
+        input = _nan_wins(limits[-1], _tighten(input, limits[-1], upper=True))
+    return input
 
 
 def _nan_wins(limit: Tensor, limited: Tensor) -> Tensor:
@@ -388,106 +390,110 @@ clip = in_place(method("clip")(clamp), "clip")
 
 @in_place
 @method("clamp_min")
-def clamp_min(x: Any, min: Any) -> Tensor:
-    """max(x, min)."""
-    return clamp(x, min=min)
+def clamp_min(input: Any, min: Any) -> Tensor:
+    """max(input, min)."""
+    return clamp(input, min=min)
 
 
 @in_place
 @method("clamp_max")
-def clamp_max(x: Any, max: Any) -> Tensor:
-    """min(x, max)."""
-    return clamp(x, max=max)
+def clamp_max(input: Any, max: Any) -> Tensor:
+    """min(input, max)."""
+    return clamp(input, max=max)
 
 
 @in_place
 @method("lerp")
-def lerp(x: Tensor, end: Tensor, weight: Any) -> Tensor:
-    """x + weight * (end - x), computed from the nearer end."""
-    x, end, weight = together("lerp", x, end, weight)
-    step = end - x
-    near_start = x + weight * step
-    near_end = end - step * (x.constant(1) - weight)
-    return ops.where(ops.less(ops.absolute(weight), x.constant(0.5)), near_start, near_end)
+def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
+    """input + weight * (end - input), computed from the nearer end."""
+    input, end, weight = together("lerp", input, end, weight)
+    step = end - input
+    near_start = input + weight * step
+    near_end = end - step * (input.constant(1) - weight)
+    return ops.where(ops.less(ops.absolute(weight), input.constant(0.5)), near_start, near_end)
 
 
 @method("addcmul")
-def addcmul(x: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = 1) -> Tensor:
-    """x + value * tensor1 * tensor2."""
-    return x + _scaled(tensor1, value) * tensor2
+def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = 1) -> Tensor:
+    """input + value * tensor1 * tensor2."""
+    return input + _scaled(tensor1, value) * tensor2
 
 
 @method("addcdiv")
-def addcdiv(x: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = 1) -> Tensor:
-    """x + value * tensor1 / tensor2."""
-    return x + _scaled(tensor1, value) / tensor2
+def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Number = 1) -> Tensor:
+    """input + value * tensor1 / tensor2."""
+    return input + _scaled(tensor1, value) / tensor2
 
 
 @in_place
 @method("nan_to_num")
 def nan_to_num(
-    x: Any, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
+    input: Any, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
 ) -> Tensor:
-    """x with NaN and infinities replaced, by 0 and the type's largest numbers unless given."""
-    x = as_tensor(x)
-    if not x.dtype.is_floating_point:
-        return x
-    largest = dtypes.finfo(x.dtype).max
-    infinity = x.constant(math.inf)
-    x = ops.where(ops.not_equal(x, x), scalar(x, nan), x)
-    x = ops.where(ops.equal(x, infinity), scalar(x, largest if posinf is None else posinf), x)
-    return ops.where(ops.equal(x, -infinity), scalar(x, -largest if neginf is None else neginf), x)
+    """input with NaN and infinities replaced, by 0 and the type's largest numbers unless given."""
+    input = as_tensor(input)
+    if not input.dtype.is_floating_point:
+        return input
+    largest = dtypes.finfo(input.dtype).max
+    infinity = input.constant(math.inf)
+    input = ops.where(ops.not_equal(input, input), scalar(input, nan), input)
+    input = ops.where(
+        ops.equal(input, infinity), scalar(input, largest if posinf is None else posinf), input
+    )
+    return ops.where(
+        ops.equal(input, -infinity), scalar(input, -largest if neginf is None else neginf), input
+    )
 
 
 @method("maximum")
-def maximum(x: Any, other: Any) -> Tensor:
+def maximum(input: Any, other: Any) -> Tensor:
     """The larger of two elements; NaN wins, ties share the gradient."""
-    return binary(ops.maximum, x, other)
+    return binary(ops.maximum, input, other)
 
 
 @method("minimum")
-def minimum(x: Any, other: Any) -> Tensor:
+def minimum(input: Any, other: Any) -> Tensor:
     """The smaller of two elements; NaN wins, ties share the gradient."""
-    return binary(ops.minimum, x, other)
+    return binary(ops.minimum, input, other)
 
 
 @method("fmax")
-def fmax(x: Any, other: Any) -> Tensor:
+def fmax(input: Any, other: Any) -> Tensor:
     """The larger of two elements; a NaN loses to a number, the first wins ties."""
-    a, b = together("fmax", x, other)
+    a, b = together("fmax", input, other)
     return ops.where(ops.less_equal(b, a) | ops.not_equal(b, b), a, b)
 
 
 @method("fmin")
-def fmin(x: Any, other: Any) -> Tensor:
+def fmin(input: Any, other: Any) -> Tensor:
     """The smaller of two elements; a NaN loses to a number, the first wins ties."""
-    a, b = together("fmin", x, other)
+    a, b = together("fmin", input, other)
     return ops.where(ops.less_equal(a, b) | ops.not_equal(b, b), a, b)
 
 
 @in_place
 @method("erfc")
-def erfc(x: Any) -> Tensor:
-    """1 - erf(x)."""
-    x = floating(x)
-    return x.constant(1) - ops.erf(x)
+def erfc(input: Any) -> Tensor:
+    """1 - erf(input)."""
+    input = floating(input)
+    return input.constant(1) - ops.erf(input)
 
 
 @in_place
 @method("logit")
-def logit(x: Any, eps: float | None = None) -> Tensor:
-    """log(x / (1 - x)), with x limited to [eps, 1 - eps] if eps is given."""
-    x = floating(x)
+def logit(input: Any, eps: float | None = None) -> Tensor:
+    """log(input / (1 - input)), with input limited to [eps, 1 - eps] if eps is given."""
+    input = floating(input)
     if eps is not None:
-        x = clamp(x, eps, 1 - eps)
-    return ops.log(x / (x.constant(1) - x))
+        input = clamp(input, eps, 1 - eps)
+    return ops.log(input / (input.constant(1) - input))
 
 
 @in_place
 @method("xlogy")
-def xlogy(x: Any, other: Any) -> Tensor:
-    """x * log(other), and 0 where x is 0 unless other is NaN."""
-    a, b = floats_together("xlogy", x, other)
+def xlogy(input: Any, other: Any) -> Tensor:
+    """input * log(other), and 0 where input is 0 unless other is NaN."""
+    a, b = floats_together("xlogy", input, other)
     return with_gradient("xlogy", _xlogy, _xlogy_gradient, a, b)
 
 

@@ -1,7 +1,8 @@
 """Scaled dot-product attention.
 
-Comes in: queries (..., L, E), keys (..., S, E), values (..., S, V). Goes out: (..., L, V). Guaranteed:
-softmax from the scores minus their largest; a row whose mask excludes everything gives zeros.
+Comes in: queries (..., L, E), keys (..., S, E), values (..., S, V). Goes out: (..., L, V).
+Guaranteed: softmax from the scores minus their largest; a row whose mask excludes everything gives
+zeros.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """softmax(query @ key.T * scale + mask) @ value; scale is 1 / sqrt(E) unless given.
 
-    `attn_mask` is True where attention is allowed, or is added to the scores. With `is_causal`, row i sees
-    the first i + 1 keys. With `enable_gqa`, heads (axis -3) of keys and values are shared.
+    `attn_mask` is True where attention is allowed, or is added to the scores. With `is_causal`, row
+    i sees the first i + 1 keys. With `enable_gqa`, heads (axis -3) of keys and values are shared.
     Source:
     https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html
 
@@ -44,7 +45,8 @@ def scaled_dot_product_attention(
     if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         raise ShapeError(
             f"[{operation}] query {tuple(query.shape)}, key {tuple(key.shape)} and value "
-            f"{tuple(value.shape)}: query and key must agree in the last size, key and value in the "
+            f"{tuple(value.shape)}: query and key must agree in the last size, key and value in "
+            "the "
             "last but one"
         )
     if enable_gqa:

@@ -1,8 +1,9 @@
-"""Comparisons, tests for special values, logic on truth values and on bits, and choice by condition.
+"""Comparisons, tests for special values, logic on truth values and on bits, and choice by
+condition.
 
 Comes in: tensors, numbers and arrays that broadcast together. Goes out: bool tensors, except for
-the bitwise functions and the choices. Guaranteed: NaN compares as in IEEE arithmetic; nothing here but
-`where` has a gradient.
+the bitwise functions and the choices. Guaranteed: NaN compares as in IEEE arithmetic; nothing here
+but `where` has a gradient.
 
 Source of the meanings: https://docs.pytorch.org/docs/stable/torch.html#comparison-ops
 """
@@ -26,8 +27,8 @@ from avalon.tensor import Tensor, as_tensor, binary, method, operators
 
 
 def _comparison(name: str, symbol: str, compare: Callable[[Any, Any], Tensor]) -> Any:
-    def function(x: Any, other: Any) -> Tensor:
-        return compare(x, other)
+    def function(input: Any, other: Any) -> Tensor:
+        return compare(input, other)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"x {symbol} other, as a bool tensor."
@@ -48,86 +49,87 @@ greater_equal = method("greater_equal")(ge)
 
 
 @method("isnan")
-def isnan(x: Any) -> Tensor:
-    """True where x is NaN."""
-    x = as_tensor(x)
-    return ops.not_equal(x, x)
+def isnan(input: Any) -> Tensor:
+    """True where input is NaN."""
+    input = as_tensor(input)
+    return ops.not_equal(input, input)
 
 
 @method("isinf")
-def isinf(x: Any) -> Tensor:
-    """True where x is an infinity."""
-    x = as_tensor(x)
-    if not x.dtype.is_floating_point:
-        return x.constant(False, dtype=dtypes.bool_)
-    return ops.equal(ops.absolute(x), x.constant(math.inf))
+def isinf(input: Any) -> Tensor:
+    """True where input is an infinity."""
+    input = as_tensor(input)
+    if not input.dtype.is_floating_point:
+        return input.constant(False, dtype=dtypes.bool_)
+    return ops.equal(ops.absolute(input), input.constant(math.inf))
 
 
 @method("isposinf")
-def isposinf(x: Any) -> Tensor:
-    """True where x is +infinity."""
-    x = as_tensor(x)
-    if not x.dtype.is_floating_point:
-        return x.constant(False, dtype=dtypes.bool_)
-    return ops.equal(x, x.constant(math.inf))
+def isposinf(input: Any) -> Tensor:
+    """True where input is +infinity."""
+    input = as_tensor(input)
+    if not input.dtype.is_floating_point:
+        return input.constant(False, dtype=dtypes.bool_)
+    return ops.equal(input, input.constant(math.inf))
 
 
 @method("isneginf")
-def isneginf(x: Any) -> Tensor:
-    """True where x is -infinity."""
-    x = as_tensor(x)
-    if not x.dtype.is_floating_point:
-        return x.constant(False, dtype=dtypes.bool_)
-    return ops.equal(x, x.constant(-math.inf))
+def isneginf(input: Any) -> Tensor:
+    """True where input is -infinity."""
+    input = as_tensor(input)
+    if not input.dtype.is_floating_point:
+        return input.constant(False, dtype=dtypes.bool_)
+    return ops.equal(input, input.constant(-math.inf))
 
 
 @method("isfinite")
-def isfinite(x: Any) -> Tensor:
-    """True where x is neither NaN nor an infinity."""
-    x = as_tensor(x)
-    if not x.dtype.is_floating_point:
-        return x.constant(True, dtype=dtypes.bool_)
-    return ops.less(ops.absolute(x), x.constant(math.inf))
+def isfinite(input: Any) -> Tensor:
+    """True where input is neither NaN nor an infinity."""
+    input = as_tensor(input)
+    if not input.dtype.is_floating_point:
+        return input.constant(True, dtype=dtypes.bool_)
+    return ops.less(ops.absolute(input), input.constant(math.inf))
 
 
 @method("isreal")
-def isreal(x: Any) -> Tensor:
+def isreal(input: Any) -> Tensor:
     """True everywhere for real tensors."""
-    x = as_tensor(x)
-    return x.constant(True, dtype=dtypes.bool_)
+    input = as_tensor(input)
+    return input.constant(True, dtype=dtypes.bool_)
 
 
 @method("isclose")
 def isclose(
-    x: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
+    input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
 ) -> Tensor:
-    """True where |x - other| <= atol + rtol * |other|, or the two are equal infinities."""
-    if x.dtype is not other.dtype:
+    """True where |input - other| <= atol + rtol * |other|, or the two are equal infinities."""
+    if input.dtype is not other.dtype:
         raise DTypeError(
-            f"[isclose] dtypes {x.dtype!r} and {other.dtype!r} must be equal; convert one with .to()"
+            f"[isclose] dtypes {input.dtype!r} and {other.dtype!r} must be equal; convert one "
+            "with .to()"
         )
-    x, other = together("isclose", x, other)
-    close = ops.equal(x, other)
+    input, other = together("isclose", input, other)
+    close = ops.equal(input, other)
     if equal_nan:
-        close = close | (isnan(x) & isnan(other))
+        close = close | (isnan(input) & isnan(other))
     allowed = atol + abs(rtol * other)
-    return close | (isfinite(other) & isfinite(x) & le(abs(x - other), allowed))
+    return close | (isfinite(other) & isfinite(input) & le(abs(input - other), allowed))
 
 
 @method("allclose")
 def allclose(
-    x: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
+    input: Tensor, other: Tensor, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False
 ) -> bool:
     """True if all elements are close in the sense of `isclose`. Computes the value."""
-    return bool(_everywhere(isclose(x, other, rtol, atol, equal_nan)).item())
+    return bool(_everywhere(isclose(input, other, rtol, atol, equal_nan)).item())
 
 
 @method("equal")
-def equal(x: Tensor, other: Tensor) -> bool:
+def equal(input: Tensor, other: Tensor) -> bool:
     """True if both have the same shape and elements. Computes the value."""
-    if x.shape != other.shape:
+    if input.shape != other.shape:
         return False
-    return bool(_everywhere(binary(ops.equal, x, other)).item())
+    return bool(_everywhere(binary(ops.equal, input, other)).item())
 
 
 def _everywhere(truth: Tensor) -> Tensor:
@@ -150,42 +152,42 @@ def _truths(name: str, x: Any, other: Any) -> list[Tensor]:
 
 @in_place
 @method("logical_and")
-def logical_and(x: Any, other: Any) -> Tensor:
+def logical_and(input: Any, other: Any) -> Tensor:
     """True where both are not 0."""
-    return ops.bit_and(*_truths("logical_and", x, other))
+    return ops.bit_and(*_truths("logical_and", input, other))
 
 
 @in_place
 @method("logical_or")
-def logical_or(x: Any, other: Any) -> Tensor:
+def logical_or(input: Any, other: Any) -> Tensor:
     """True where one is not 0."""
-    return ops.bit_or(*_truths("logical_or", x, other))
+    return ops.bit_or(*_truths("logical_or", input, other))
 
 
 @in_place
 @method("logical_xor")
-def logical_xor(x: Any, other: Any) -> Tensor:
+def logical_xor(input: Any, other: Any) -> Tensor:
     """True where exactly one is not 0."""
-    return ops.bit_xor(*_truths("logical_xor", x, other))
+    return ops.bit_xor(*_truths("logical_xor", input, other))
 
 
 @in_place
 @method("logical_not")
-def logical_not(x: Any) -> Tensor:
-    """True where x is 0."""
-    return ops.logical_not(truth(x))
+def logical_not(input: Any) -> Tensor:
+    """True where input is 0."""
+    return ops.logical_not(truth(input))
 
 
 @in_place
 @method("bitwise_not")
-def bitwise_not(x: Any) -> Tensor:
-    """~x: all bits flipped; logical not for bools."""
-    return ~as_tensor(x)
+def bitwise_not(input: Any) -> Tensor:
+    """~input: all bits flipped; logical not for bools."""
+    return ~as_tensor(input)
 
 
 def _bitwise(name: str, symbol: str, apply: Callable[[Any, Any], Tensor]) -> Any:
-    def function(x: Any, other: Any) -> Tensor:
-        return apply(x, other)
+    def function(input: Any, other: Any) -> Tensor:
+        return apply(input, other)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"x {symbol} other, of integers (or bools, except for shifts)."

@@ -1,7 +1,8 @@
 """Convolutions and their transposes in one, two and three dimensions.
 
-Comes in: (N, C, *spatial) or (C, *spatial) tensors and kernels as PyTorch lays them out. Goes out: the
-same layout. Guaranteed: everything becomes one primitive, `convolve`, with groups as its leading axis.
+Comes in: (N, C, *spatial) or (C, *spatial) tensors and kernels as PyTorch lays them out. Goes out:
+the same layout. Guaranteed: everything becomes one primitive, `convolve`, with groups as its
+leading axis.
 
 Source: https://docs.pytorch.org/docs/stable/nn.functional.html#convolution-functions
 """
@@ -138,7 +139,8 @@ def convolution(
     for extent, k, d, a, b in zip(x.shape[2:], kernel, dilations, low, high, strict=True):
         if d * (k - 1) + 1 > extent + a + b:
             raise ShapeError(
-                f"[{operation}] the kernel of size {kernel} with dilation {dilations} is larger than "
+                f"[{operation}] the kernel of size {kernel} with dilation {dilations} is larger "
+                "than "
                 f"the input of shape {tuple(input.shape)} with padding {low}"
             )
     y = ops.convolve(

@@ -1,7 +1,8 @@
 """New tensors of a given shape: constants, ranges, identity matrices, grids, draws.
 
-Comes in: sizes (as ints or as one sequence) and options. Goes out: leaf tensors. Guaranteed: PyTorch's
-names, argument order and default dtypes; `empty` is zeros, so that no run depends on old memory.
+Comes in: sizes (as ints or as one sequence) and options. Goes out: leaf tensors. Guaranteed:
+PyTorch's names, argument order and default dtypes; `empty` is zeros, so that no run depends on old
+memory.
 
 Source: https://docs.pytorch.org/docs/stable/torch.html#creation-ops
 """

@@ -1,9 +1,9 @@
-"""Formulas with a gradient of their own, where the one that follows from the formula would overflow,
-divide zero by zero or cost more.
+"""Formulas with a gradient of their own, where the one that follows from the formula would
+overflow, divide zero by zero or cost more.
 
 Comes in: a function of tensors and its gradient, both written with ordinary operations. Goes out: a
-tensor whose backward pass uses that gradient. Guaranteed: the gradient sees the operands as they were,
-and is differentiable itself.
+tensor whose backward pass uses that gradient. Guaranteed: the gradient sees the operands as they
+were, and is differentiable itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Einstein summation: an equation of letters becomes transposes, contractions and sums.
 
-Comes in: "ij,jk->ik" and tensors. Goes out: one tensor. Guaranteed: two operands meet in one `contract`;
-more are joined left to right, letters that no one needs any more being summed on the way.
+Comes in: "ij,jk->ik" and tensors. Goes out: one tensor. Guaranteed: two operands meet in one
+`contract`; more are joined left to right, letters that no one needs any more being summed on the
+way.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Choosing and placing elements by indices that are data.
 
-Comes in: tensors and integer indices (negative ones only where PyTorch allows them). Goes out: tensors.
-Guaranteed: an index out of range is an error, at the user's line if the indices are known, otherwise
-in the program, which then changes nothing.
+Comes in: tensors and integer indices (negative ones only where PyTorch allows them). Goes out:
+tensors.
+Guaranteed: an index out of range is an error, at the user's line if the indices are known,
+otherwise in the program, which then changes nothing.
 
 Source: https://docs.pytorch.org/docs/stable/torch.html#indexing-slicing-joining-mutating-ops
 """
@@ -61,7 +62,8 @@ def _axis_and_index(
         index = reshape(index, (1,))
     if index.ndim != x.ndim:
         raise ShapeError(
-            f"[{operation}] index of shape {tuple(index.shape)} must have as many axes as the input of "
+            f"[{operation}] index of shape {tuple(index.shape)} must have as many axes as the "
+            "input of "
             f"shape {tuple(x.shape)}"
         )
     return x, axis, _indices(operation, index, x.shape[axis])
@@ -78,61 +80,62 @@ def _fits(operation: str, index: Tensor, x: Tensor, axis: int) -> None:
     for a in range(x.ndim):
         if a != axis and index.shape[a] > x.shape[a]:
             raise ShapeError(
-                f"[{operation}] index of shape {tuple(index.shape)} must not exceed the tensor of shape "
+                f"[{operation}] index of shape {tuple(index.shape)} must not exceed the tensor of "
+                "shape "
                 f"{tuple(x.shape)} outside dim {axis}"
             )
 
 
 @method("gather")
-def gather(x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
-    """out[i][j] = x[index[i][j]][j] for dim 0: the shape is that of `index`.
+def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
+    """out[i][j] = input[index[i][j]][j] for dim 0: the shape is that of `index`.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.gather.html
 
     Raises:
-        ShapeError: index has another number of axes, or is larger than x outside `dim`.
+        ShapeError: index has another number of axes, or is larger than input outside `dim`.
         IndexOutOfRange: an index lies outside the axis.
     """
-    whole, axis, places = _axis_and_index("gather", x, dim, index)
+    whole, axis, places = _axis_and_index("gather", input, dim, index)
     _fits("gather", places, whole, axis)
     shape = tuple(whole.shape[a] if a == axis else places.shape[a] for a in range(whole.ndim))
     return reshape(ops.gather(_crop(whole, shape), places, axis=axis), tuple(index.shape))
 
 
 @method("take_along_dim")
-def take_along_dim(x: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
-    """Like gather, with x and the indices broadcast outside `dim`."""
+def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """Like gather, with input and the indices broadcast outside `dim`."""
     if dim is None:
-        return take(x, indices)
-    axis = normalize_axis("take_along_dim", dim, x.ndim)
-    lead = [list(s) for s in (x.shape, indices.shape)]
+        return take(input, indices)
+    axis = normalize_axis("take_along_dim", dim, input.ndim)
+    lead = [list(s) for s in (input.shape, indices.shape)]
     for sizes in lead:
         sizes[axis] = 1
     common = list(broadcast_shapes("take_along_dim", tuple(lead[0]), tuple(lead[1])))
     shapes = []
-    for y in (x, indices):
+    for y in (input, indices):
         common[axis] = y.shape[axis]
         shapes.append(tuple(common))
-    return gather(broadcast(x, shapes[0]), axis, broadcast(indices, shapes[1]))
+    return gather(broadcast(input, shapes[0]), axis, broadcast(indices, shapes[1]))
 
 
 @method("take")
-def take(x: Tensor, index: Tensor) -> Tensor:
+def take(input: Tensor, index: Tensor) -> Tensor:
     """Elements of the flattened tensor; negative indices count from the end."""
-    flat = reshape(x, (x.numel(),))
-    return ops.take(flat, _indices("take", index, x.numel(), wrap=True))
+    flat = reshape(input, (input.numel(),))
+    return ops.take(flat, _indices("take", index, input.numel(), wrap=True))
 
 
 @method("index_select")
-def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
-    """The slices of x along `dim` that a vector of indices names."""
-    axis = normalize_axis("index_select", dim, x.ndim)
+def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
+    """The slices of input along `dim` that a vector of indices names."""
+    axis = normalize_axis("index_select", dim, input.ndim)
     if index.ndim > 1:
         raise ShapeError(f"[index_select] index must be a vector, got shape {tuple(index.shape)}")
-    if x.ndim == 0:
-        return x
-    places = _indices("index_select", reshape(index, (index.numel(),)), x.shape[axis])
-    return along_axis(x, axis, places)
+    if input.ndim == 0:
+        return input
+    places = _indices("index_select", reshape(index, (index.numel(),)), input.shape[axis])
+    return along_axis(input, axis, places)
 
 
 def _front(axis: int, rank: int) -> tuple[int, ...]:
@@ -159,12 +162,14 @@ def _placed(
     expected = (*x.shape[:axis], places.shape[0], *x.shape[axis + 1 :])
     if tuple(source.shape) != expected:
         raise ShapeError(
-            f"[{operation}] source of shape {tuple(source.shape)} must have shape {expected}: a slice "
+            f"[{operation}] source of shape {tuple(source.shape)} must have shape {expected}: a "
+            "slice "
             f"of {tuple(x.shape)} for each index"
         )
     if source.dtype is not x.dtype:
         raise DTypeError(
-            f"[{operation}] source is {source.dtype!r} and the tensor {x.dtype!r}; convert the source"
+            f"[{operation}] source is {source.dtype!r} and the tensor {x.dtype!r}; convert the "
+            "source"
         )
     order, rank = _front(axis, x.ndim), x.ndim
     place = ops.put_add if add else ops.put
@@ -176,58 +181,60 @@ def _placed(
 
 @in_place
 @method("index_add")
-def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
-    """x with slices of `source` added at the indices along `dim`."""
-    return _placed("index_add", x, dim, index, source if alpha == 1 else source * alpha, True)
+def index_add(
+    input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1
+) -> Tensor:
+    """input with slices of `source` added at the indices along `dim`."""
+    return _placed("index_add", input, dim, index, source if alpha == 1 else source * alpha, True)
 
 
 @in_place
 @method("index_copy")
-def index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
-    """x with slices of `source` in place of those at the indices along `dim`."""
-    return _placed("index_copy", x, dim, index, source, False)
+def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """input with slices of `source` in place of those at the indices along `dim`."""
+    return _placed("index_copy", input, dim, index, source, False)
 
 
 @in_place
 @method("index_fill")
-def index_fill(x: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
-    """x with a number in the slices at the indices along `dim`."""
-    axis = normalize_axis("index_fill", dim, x.ndim)
-    shape = (*x.shape[:axis], index.numel(), *x.shape[axis + 1 :])
-    source = broadcast(as_tensor(value, dtype=x.dtype), shape)
-    return _placed("index_fill", x, dim, index, source, False)
+def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+    """input with a number in the slices at the indices along `dim`."""
+    axis = normalize_axis("index_fill", dim, input.ndim)
+    shape = (*input.shape[:axis], index.numel(), *input.shape[axis + 1 :])
+    source = broadcast(as_tensor(value, dtype=input.dtype), shape)
+    return _placed("index_fill", input, dim, index, source, False)
 
 
 @method("masked_select")
-def masked_select(x: Tensor, mask: Tensor) -> Tensor:
+def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """A vector of the elements where the mask holds. Computes the mask."""
-    shape = broadcast_shapes("masked_select", tuple(x.shape), tuple(mask.shape))
-    result: Tensor = broadcast(x, shape)[broadcast(mask, shape)]
+    shape = broadcast_shapes("masked_select", tuple(input.shape), tuple(mask.shape))
+    result: Tensor = broadcast(input, shape)[broadcast(mask, shape)]
     return result
 
 
 @in_place
 @method("masked_scatter")
-def masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
-    """x with elements of `source`, in order, where the mask holds."""
-    shape = tuple(x.shape)
-    flat = reshape(broadcast(mask, shape), (x.numel(),))
+def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """input with elements of `source`, in order, where the mask holds."""
+    shape = tuple(input.shape)
+    flat = reshape(broadcast(mask, shape), (input.numel(),))
     position = ops.cumulative_sum(cast(flat, dtypes.int64), axis=0, reverse=False)
     position = position - position.constant(1)
     safe = ops.where(flat, position, position.constant(0))
     found = ops.take(
         reshape(source, (source.numel(),)), _indices("masked_scatter", safe, source.numel())
     )
-    return ops.where(broadcast(mask, shape), reshape(found, shape), x)
+    return ops.where(broadcast(mask, shape), reshape(found, shape), input)
 
 
 @method("nonzero")
-def nonzero(x: Tensor, *, as_tuple: bool = False) -> Any:
+def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """Indices (int64) of the elements that are not 0: a row each, or one vector per axis.
 
-    Computes x: how many there are decides the shape.
+    Computes input: how many there are decides the shape.
     """
-    array = x.detach().numpy()
+    array = input.detach().numpy()
     if as_tuple:
         return tuple(tensor(place.astype(np.int64)) for place in np.nonzero(np.atleast_1d(array)))
     return tensor(np.argwhere(array).astype(np.int64))
@@ -265,10 +272,11 @@ def _scattered(
 @in_place
 @method("scatter")
 def scatter(
-    x: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None,
+    input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None,
     reduce: str | None = None,
 ) -> Tensor:  # fmt: skip
-    """x with x[index[i][j]][j] = src[i][j] for dim 0; of several to one place the last stays.
+    """input with input[index[i][j]][j] = src[i][j] for dim 0; of several to one place the last
+    stays.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.Tensor.scatter_.html
     """
@@ -277,20 +285,20 @@ def scatter(
         raise NotImplementedError(
             f"[scatter] reduce must be None or 'add', got {reduce!r}; see scatter_reduce"
         )
-    return _scattered("scatter", x, dim, index, source, reduce or "last")
+    return _scattered("scatter", input, dim, index, source, reduce or "last")
 
 
 @in_place
 @method("scatter_add")
-def scatter_add(x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
-    """x with src[i][j] added to x[index[i][j]][j] for dim 0, in the order of the source."""
-    return _scattered("scatter_add", x, dim, index, src, "add")
+def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """input with src[i][j] added to input[index[i][j]][j] for dim 0, in the order of the source."""
+    return _scattered("scatter_add", input, dim, index, src, "add")
 
 
 @in_place
 @method("scatter_reduce")
 def scatter_reduce(
-    x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
+    input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:
     """Like scatter_add, for reduce "sum" or "mean"."""
     if reduce not in ("sum", "mean"):
@@ -298,21 +306,21 @@ def scatter_reduce(
             f"[scatter_reduce] reduce must be 'sum' or 'mean', got {reduce!r}"
         )
     ones = src.constant(1)
-    zeros = x.constant(0)
+    zeros = input.constant(0)
     count = scatter_add(zeros, dim, index, ones)
     hit = ops.less(zeros, count)
-    start = x if include_self else ops.where(hit, zeros, x)
+    start = input if include_self else ops.where(hit, zeros, input)
     total = scatter_add(start, dim, index, src)
     if reduce == "sum":
         return total
     number = count + scalar(count, 1) if include_self else count
-    return ops.where(hit, total / ops.maximum(number, number.constant(1)), x)
+    return ops.where(hit, total / ops.maximum(number, number.constant(1)), input)
 
 
 def index_put(
-    x: Tensor, indices: tuple[Tensor, ...], values: Tensor, accumulate: bool = False
+    input: Tensor, indices: tuple[Tensor, ...], values: Tensor, accumulate: bool = False
 ) -> Tensor:
-    """x with `values` at the given indices (or added to what is there)."""
-    result = x.clone()
+    """input with `values` at the given indices (or added to what is there)."""
+    result = input.clone()
     result.index_put_(indices, values, accumulate)
     return result

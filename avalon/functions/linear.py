@@ -1,8 +1,8 @@
 """Linear and bilinear maps, looking up rows of tables, and dropout.
 
-Comes in: activations, weights as PyTorch lays them out, indices. Goes out: activations. Guaranteed: shapes
-and dtypes that do not fit are named with both sides; indices are checked; dropout draws one number per
-element (or channel) and keeps the expected value.
+Comes in: activations, weights as PyTorch lays them out, indices. Goes out: activations. Guaranteed:
+shapes and dtypes that do not fit are named with both sides; indices are checked; dropout draws one
+number per element (or channel) and keeps the expected value.
 
 Source: https://docs.pytorch.org/docs/stable/nn.functional.html
 """
@@ -49,7 +49,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         remedy = (
             "convert the input with .float()"
             if not input.dtype.is_floating_point
-            else f"convert the input with .to({weight.dtype!r}), or the layer with .to({input.dtype!r})"
+            else f"convert the input with .to({weight.dtype!r}), or the layer with "
+            f".to({input.dtype!r})"
         )
         raise DTypeError(
             f"[linear] input is {input.dtype!r} and weight is {weight.dtype!r}: {remedy}"
@@ -66,7 +67,8 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
     first, second = input1.shape[-1], input2.shape[-1]
     if tuple(weight.shape[1:]) != (first, second) or input1.shape[:-1] != input2.shape[:-1]:
         raise ShapeError(
-            f"[bilinear] inputs of shapes {tuple(input1.shape)} and {tuple(input2.shape)} do not fit "
+            f"[bilinear] inputs of shapes {tuple(input1.shape)} and {tuple(input2.shape)} do not "
+            "fit "
             f"weight of shape {tuple(weight.shape)}: expected (..., {weight.shape[1]}) and (..., "
             f"{weight.shape[2]}) with equal leading sizes"
         )

@@ -1,8 +1,8 @@
 """Matrix products and what is written with them; triangles, diagonals and Kronecker products.
 
-Comes in: tensors of one dtype whose inner sizes agree. Goes out: tensors; every product is the primitive
-`contract` over [batch, rows, inner] and [batch, inner, columns]. Guaranteed: a matrix on the right of a
-batch is multiplied once, not once for every member of the batch.
+Comes in: tensors of one dtype whose inner sizes agree. Goes out: tensors; every product is the
+primitive `contract` over [batch, rows, inner] and [batch, inner, columns]. Guaranteed: a matrix on
+the right of a batch is multiplied once, not once for every member of the batch.
 
 Source: https://docs.pytorch.org/docs/stable/torch.html#blas-and-lapack-operations
 """
@@ -55,7 +55,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 @method("__matmul__")
 @method("matmul")
-def matmul(x: Any, other: Any) -> Tensor:
+def matmul(input: Any, other: Any) -> Tensor:
     """Matrix product over the last two axes; vectors are rows or columns, leading axes broadcast.
 
     Shapes: (..., M, K) and (..., K, N) to (..., M, N).
@@ -69,7 +69,7 @@ def matmul(x: Any, other: Any) -> Tensor:
     >>> av.matmul(av.ones(2, 3), av.ones(3)).shape
     torch.Size([2])
     """
-    a, b = as_tensor(x), as_tensor(other)
+    a, b = as_tensor(input), as_tensor(other)
     _same_dtype("matmul", a, b)
     if a.ndim == 0 or b.ndim == 0:
         raise _misfit("matmul", a, b, "both need at least one axis; use * for numbers")
@@ -118,52 +118,52 @@ def _ranks(operation: str, a: Tensor, b: Tensor, first: int, second: int) -> Non
 
 
 @method("mm")
-def mm(x: Tensor, mat2: Tensor) -> Tensor:
+def mm(input: Tensor, mat2: Tensor) -> Tensor:
     """Matrix product (M, K) and (K, N) to (M, N); nothing broadcasts."""
-    _ranks("mm", x, mat2, 2, 2)
-    return matmul(x, mat2)
+    _ranks("mm", input, mat2, 2, 2)
+    return matmul(input, mat2)
 
 
 @method("bmm")
-def bmm(x: Tensor, mat2: Tensor) -> Tensor:
+def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     """Batched matrix product (B, M, K) and (B, K, N) to (B, M, N); nothing broadcasts."""
-    _ranks("bmm", x, mat2, 3, 3)
-    if x.shape[0] != mat2.shape[0]:
-        raise _misfit("bmm", x, mat2, "the first sizes must be equal")
-    return matmul(x, mat2)
+    _ranks("bmm", input, mat2, 3, 3)
+    if input.shape[0] != mat2.shape[0]:
+        raise _misfit("bmm", input, mat2, "the first sizes must be equal")
+    return matmul(input, mat2)
 
 
 @method("mv")
-def mv(x: Tensor, vec: Tensor) -> Tensor:
+def mv(input: Tensor, vec: Tensor) -> Tensor:
     """Product of a matrix (M, K) and a vector (K,) to (M,)."""
-    _ranks("mv", x, vec, 2, 1)
-    return matmul(x, vec)
+    _ranks("mv", input, vec, 2, 1)
+    return matmul(input, vec)
 
 
 @method("dot")
-def dot(x: Tensor, tensor: Tensor) -> Tensor:
+def dot(input: Tensor, tensor: Tensor) -> Tensor:
     """Inner product of two vectors."""
-    _ranks("dot", x, tensor, 1, 1)
-    return matmul(x, tensor)
+    _ranks("dot", input, tensor, 1, 1)
+    return matmul(input, tensor)
 
 
 vdot = method("vdot")(dot)
 
 
 @method("inner")
-def inner(x: Tensor, other: Tensor) -> Tensor:
+def inner(input: Tensor, other: Tensor) -> Tensor:
     """Inner products over the last axes of both."""
-    if x.ndim == 0 or other.ndim == 0:
-        return x * other
-    return tensordot(x, other, dims=([-1], [-1]))
+    if input.ndim == 0 or other.ndim == 0:
+        return input * other
+    return tensordot(input, other, dims=([-1], [-1]))
 
 
 @method("outer")
-def outer(x: Tensor, vec2: Tensor) -> Tensor:
+def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """Outer product of two vectors, (M,) and (N,) to (M, N)."""
-    if x.ndim != 1 or vec2.ndim != 1:
-        raise _misfit("outer", x, vec2, "expected two vectors")
-    return reshape(x, (x.shape[0], 1)) * reshape(vec2, (1, vec2.shape[0]))
+    if input.ndim != 1 or vec2.ndim != 1:
+        raise _misfit("outer", input, vec2, "expected two vectors")
+    return reshape(input, (input.shape[0], 1)) * reshape(vec2, (1, vec2.shape[0]))
 
 
 ger = method("ger")(outer)
@@ -180,41 +180,47 @@ def _blend(x: Tensor, product: Tensor, beta: Number, alpha: Number) -> Tensor:
 
 @in_place
 @method("addmm")
-def addmm(x: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
-    """beta * x + alpha * (mat1 @ mat2); x broadcasts to (M, N)."""
-    return _blend(x, mm(mat1, mat2), beta, alpha)
+def addmm(
+    input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1
+) -> Tensor:
+    """beta * input + alpha * (mat1 @ mat2); input broadcasts to (M, N)."""
+    return _blend(input, mm(mat1, mat2), beta, alpha)
 
 
 @in_place
 @method("addmv")
-def addmv(x: Tensor, mat: Tensor, vec: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
-    """beta * x + alpha * (mat @ vec)."""
-    return _blend(x, mv(mat, vec), beta, alpha)
+def addmv(
+    input: Tensor, mat: Tensor, vec: Tensor, *, beta: Number = 1, alpha: Number = 1
+) -> Tensor:
+    """beta * input + alpha * (mat @ vec)."""
+    return _blend(input, mv(mat, vec), beta, alpha)
 
 
 @in_place
 @method("addr")
-def addr(x: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
-    """beta * x + alpha * outer(vec1, vec2)."""
-    return _blend(x, outer(vec1, vec2), beta, alpha)
+def addr(
+    input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: Number = 1, alpha: Number = 1
+) -> Tensor:
+    """beta * input + alpha * outer(vec1, vec2)."""
+    return _blend(input, outer(vec1, vec2), beta, alpha)
 
 
 @in_place
 @method("baddbmm")
 def baddbmm(
-    x: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = 1, alpha: Number = 1
+    input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = 1, alpha: Number = 1
 ) -> Tensor:
-    """beta * x + alpha * (batch1 @ batch2) over batches (B, M, K) and (B, K, N)."""
-    return _blend(x, bmm(batch1, batch2), beta, alpha)
+    """beta * input + alpha * (batch1 @ batch2) over batches (B, M, K) and (B, K, N)."""
+    return _blend(input, bmm(batch1, batch2), beta, alpha)
 
 
 @in_place
 @method("addbmm")
 def addbmm(
-    x: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = 1, alpha: Number = 1
+    input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = 1, alpha: Number = 1
 ) -> Tensor:
-    """beta * x + alpha * (sum over the batch of batch1 @ batch2)."""
-    return _blend(x, sum_along(bmm(batch1, batch2), 0), beta, alpha)
+    """beta * input + alpha * (sum over the batch of batch1 @ batch2)."""
+    return _blend(input, sum_along(bmm(batch1, batch2), 0), beta, alpha)
 
 
 def chain_matmul(*matrices: Tensor) -> Tensor:
@@ -225,24 +231,25 @@ def chain_matmul(*matrices: Tensor) -> Tensor:
     return result
 
 
-def tensordot(x: Tensor, other: Tensor, dims: int | Sequence[Sequence[int]] = 2) -> Tensor:
-    """Sum of products over paired axes: the last `dims` of x with the first of other, or two lists.
+def tensordot(input: Tensor, other: Tensor, dims: int | Sequence[Sequence[int]] = 2) -> Tensor:
+    """Sum of products over paired axes: the last `dims` of input with the first of other, or two
+    lists.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.tensordot.html
     """
-    _same_dtype("tensordot", x, other)
+    _same_dtype("tensordot", input, other)
     if isinstance(dims, int):
-        left, right = list(range(x.ndim - dims, x.ndim)), list(range(dims))
+        left, right = list(range(input.ndim - dims, input.ndim)), list(range(dims))
     else:
-        left = [normalize_axis("tensordot", a, x.ndim) for a in dims[0]]
+        left = [normalize_axis("tensordot", a, input.ndim) for a in dims[0]]
         right = [normalize_axis("tensordot", a, other.ndim) for a in dims[1]]
-    summed = [x.shape[a] for a in left]
+    summed = [input.shape[a] for a in left]
     if summed != [other.shape[a] for a in right]:
-        raise _misfit("tensordot", x, other, f"axes {left} and {right} must have equal sizes")
-    free_left = [a for a in range(x.ndim) if a not in left]
+        raise _misfit("tensordot", input, other, f"axes {left} and {right} must have equal sizes")
+    free_left = [a for a in range(input.ndim) if a not in left]
     free_right = [a for a in range(other.ndim) if a not in right]
-    rows, columns = [x.shape[a] for a in free_left], [other.shape[a] for a in free_right]
-    a = ops.transpose(x, permutation=(*free_left, *left))
+    rows, columns = [input.shape[a] for a in free_left], [other.shape[a] for a in free_right]
+    a = ops.transpose(input, permutation=(*free_left, *left))
     b = ops.transpose(other, permutation=(*right, *free_right))
     count = size_of(summed)
     product = _product(
@@ -267,82 +274,82 @@ def _matrices(operation: str, x: Tensor) -> None:
 
 @in_place
 @method("tril")
-def tril(x: Tensor, diagonal: int = 0) -> Tensor:
-    """x with zeros above a diagonal of its last two axes."""
-    _matrices("tril", x)
-    rows, columns = _band(x.shape, diagonal)
-    return ops.where(ops.less_equal(columns, rows), x, x.constant(0))
+def tril(input: Tensor, diagonal: int = 0) -> Tensor:
+    """input with zeros above a diagonal of its last two axes."""
+    _matrices("tril", input)
+    rows, columns = _band(input.shape, diagonal)
+    return ops.where(ops.less_equal(columns, rows), input, input.constant(0))
 
 
 @in_place
 @method("triu")
-def triu(x: Tensor, diagonal: int = 0) -> Tensor:
-    """x with zeros below a diagonal of its last two axes."""
-    _matrices("triu", x)
-    rows, columns = _band(x.shape, diagonal)
-    return ops.where(ops.less_equal(rows, columns), x, x.constant(0))
+def triu(input: Tensor, diagonal: int = 0) -> Tensor:
+    """input with zeros below a diagonal of its last two axes."""
+    _matrices("triu", input)
+    rows, columns = _band(input.shape, diagonal)
+    return ops.where(ops.less_equal(rows, columns), input, input.constant(0))
 
 
 @method("diag")
-def diag(x: Tensor, diagonal: int = 0) -> Tensor:
+def diag(input: Tensor, diagonal: int = 0) -> Tensor:
     """The matrix with this vector on a diagonal, or the diagonal of this matrix."""
-    if x.ndim == 1:
-        return diag_embed(x, diagonal)
-    if x.ndim == 2:
-        return ops.diagonal(x, offset=diagonal, axis1=0, axis2=1)
-    raise ShapeError(f"[diag] expected a vector or a matrix, got shape {tuple(x.shape)}")
+    if input.ndim == 1:
+        return diag_embed(input, diagonal)
+    if input.ndim == 2:
+        return ops.diagonal(input, offset=diagonal, axis1=0, axis2=1)
+    raise ShapeError(f"[diag] expected a vector or a matrix, got shape {tuple(input.shape)}")
 
 
 @method("diag_embed")
-def diag_embed(x: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
-    """Matrices with the last axis of x on a diagonal of new axes dim1 and dim2."""
-    rank = x.ndim + 1
+def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+    """Matrices with the last axis of input on a diagonal of new axes dim1 and dim2."""
+    rank = input.ndim + 1
     first = normalize_axis("diag_embed", dim1, rank)
     second = normalize_axis("diag_embed", dim2, rank)
-    size = x.shape[-1] + abs(offset)
-    shape = list(x.shape[:-1])
+    size = input.shape[-1] + abs(offset)
+    shape = list(input.shape[:-1])
     for axis in sorted((first, second)):
         shape.insert(axis, size)
-    base = x.constant(0, shape=tuple(shape))
-    return ops.assign_diagonal(base, x, offset=offset, axis1=first, axis2=second)
+    base = input.constant(0, shape=tuple(shape))
+    return ops.assign_diagonal(base, input, offset=offset, axis1=first, axis2=second)
 
 
 @method("diagflat")
-def diagflat(x: Tensor, offset: int = 0) -> Tensor:
-    """The matrix with the elements of x on a diagonal."""
-    return diag_embed(reshape(x, (x.numel(),)), offset)
+def diagflat(input: Tensor, offset: int = 0) -> Tensor:
+    """The matrix with the elements of input on a diagonal."""
+    return diag_embed(reshape(input, (input.numel(),)), offset)
 
 
 @method("trace")
-def trace(x: Tensor) -> Tensor:
+def trace(input: Tensor) -> Tensor:
     """Sum of a matrix's diagonal."""
-    if x.ndim != 2:
-        raise ShapeError(f"[trace] expected a matrix, got shape {tuple(x.shape)}")
-    return sum_along(diag(x))
+    if input.ndim != 2:
+        raise ShapeError(f"[trace] expected a matrix, got shape {tuple(input.shape)}")
+    return sum_along(diag(input))
 
 
 @method("kron")
-def kron(x: Tensor, other: Tensor) -> Tensor:
-    """Kronecker product: every element of x times the whole of other."""
-    rank = max(x.ndim, other.ndim)
-    a = (1,) * (rank - x.ndim) + tuple(x.shape)
+def kron(input: Tensor, other: Tensor) -> Tensor:
+    """Kronecker product: every element of input times the whole of other."""
+    rank = max(input.ndim, other.ndim)
+    a = (1,) * (rank - input.ndim) + tuple(input.shape)
     b = (1,) * (rank - other.ndim) + tuple(other.shape)
     spread_a = tuple(size for extent in a for size in (extent, 1))
     spread_b = tuple(size for extent in b for size in (1, extent))
-    product = reshape(x, spread_a) * reshape(other, spread_b)
+    product = reshape(input, spread_a) * reshape(other, spread_b)
     return reshape(product, tuple(p * q for p, q in zip(a, b, strict=True)))
 
 
 @method("cross")
-def cross(x: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
+def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     """Cross product of vectors of 3 along `dim`, the first axis of size 3 unless given."""
-    a, b = together("cross", x, other)
+    a, b = together("cross", input, other)
     if dim is None:
         fitting = [axis for axis, extent in enumerate(a.shape) if extent == 3]
         dim = fitting[0] if fitting else -1
     axis = normalize_axis("cross", dim, a.ndim)
     if a.shape[axis] != 3:
-        raise _misfit("cross", x, other, f"axis {dim} must have size 3")
+        raise _misfit("cross", input, other, f"axis {dim} must have size 3")
 
     def turned(v: Tensor, by: int) -> Tensor:
         return ops.concatenate(part(v, axis, by, 3 - by), part(v, axis, 0, by), axis=axis)
@@ -350,14 +357,14 @@ def cross(x: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     return turned(a, 1) * turned(b, 2) - turned(a, 2) * turned(b, 1)
 
 
-def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
+def vander(input: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
     """Matrix of the powers of a vector."""
-    count = x.shape[0] if N is None else N
-    powers = iota((x.shape[0], count), 1)
+    count = input.shape[0] if N is None else N
+    powers = iota((input.shape[0], count), 1)
     if not increasing:
         powers = powers.constant(count - 1) - powers
-    base = broadcast(reshape(x, (x.shape[0], 1)), (x.shape[0], count))
-    return ops.power(base, cast(powers, x.dtype))
+    base = broadcast(reshape(input, (input.shape[0], 1)), (input.shape[0], count))
+    return ops.power(base, cast(powers, input.dtype))
 
 
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Tensor:

@@ -1,9 +1,9 @@
 """Losses: one number (or one per element) that says how far predictions are from targets.
 
-Comes in: predictions and targets by PyTorch's conventions. Goes out: the loss, reduced by "mean", "sum"
-or "none". Guaranteed: stable formulas (logits are never turned into probabilities first), PyTorch's
-gradients at edges, labels checked: at the user's line when their values are known already,
-otherwise in the program, which then changes nothing.
+Comes in: predictions and targets by PyTorch's conventions. Goes out: the loss, reduced by "mean",
+"sum" or "none". Guaranteed: stable formulas (logits are never turned into probabilities first),
+PyTorch's gradients at edges, labels checked: at the user's line when their values are known
+already, otherwise in the program, which then changes nothing.
 
 Source: https://docs.pytorch.org/docs/stable/nn.functional.html#loss-functions
 """
@@ -126,7 +126,8 @@ def binary_cross_entropy(
     must_float(operation, input)
     if input.shape != target.shape:
         raise ValueError(
-            f"[{operation}] target of shape {tuple(target.shape)} must have the shape of the input, "
+            f"[{operation}] target of shape {tuple(target.shape)} must have the shape of the "
+            "input, "
             f"{tuple(input.shape)}; for labels of classes use cross_entropy"
         )
     loss = with_gradient(
@@ -170,7 +171,8 @@ def binary_cross_entropy_with_logits(
     must_float(operation, input)
     if input.shape != target.shape:
         raise ValueError(
-            f"[{operation}] target of shape {tuple(target.shape)} must have the shape of the input, "
+            f"[{operation}] target of shape {tuple(target.shape)} must have the shape of the "
+            "input, "
             f"{tuple(input.shape)}"
         )
     log_p = logsigmoid(input)
@@ -201,7 +203,8 @@ def _checked_labels(
     expected = tuple(extent for a, extent in enumerate(input.shape) if a != axis)
     if tuple(target.shape) != expected:
         raise ShapeError(
-            f"[{operation}] target of shape {tuple(target.shape)} must have shape {expected}: one class "
+            f"[{operation}] target of shape {tuple(target.shape)} must have shape {expected}: one "
+            "class "
             f"index for each row of the input of shape {tuple(input.shape)}"
         )
     if not target.dtype.is_integer:

@@ -1,9 +1,9 @@
 """Normalization over batches, layers, groups, instances and vectors.
 
-Comes in: activations (N, C, ...) and optional weight, bias and running statistics. Goes out: tensors of
-the input's shape; running statistics are updated in place in training mode, as PyTorch does (with the
-unbiased variance). Guaranteed: variances are sums of squared distances from the mean, never a
-difference of squares.
+Comes in: activations (N, C, ...) and optional weight, bias and running statistics. Goes out:
+tensors of the input's shape; running statistics are updated in place in training mode, as PyTorch
+does (with the unbiased variance). Guaranteed: variances are sums of squared distances from the
+mean, never a difference of squares.
 
 Source: https://docs.pytorch.org/docs/stable/nn.functional.html
 """
@@ -33,7 +33,8 @@ def _per_channel(operation: str, name: str, value: Tensor, x: Tensor) -> Tensor:
     """A vector with one element per channel (axis 1), broadcast to x."""
     if tuple(value.shape) != (x.shape[1],):
         raise ShapeError(
-            f"[{operation}] {name} of shape {tuple(value.shape)} must have shape ({x.shape[1]},): one "
+            f"[{operation}] {name} of shape {tuple(value.shape)} must have shape ({x.shape[1]},): "
+            "one "
             f"element per channel of the input of shape {tuple(x.shape)}"
         )
     if value.dtype is not x.dtype:
@@ -71,8 +72,9 @@ def batch_norm(
 ) -> Tensor:
     """Standardize every channel (axis 1) over the batch and space, then scale and shift it.
 
-    In training mode by the batch's own statistics, which move the running ones; otherwise by the running
-    statistics. Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html
+    In training mode by the batch's own statistics, which move the running ones; otherwise by the
+    running statistics. Source:
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html
 
     Raises:
         ShapeError: a vector does not have one element per channel.
@@ -189,7 +191,9 @@ def rms_norm(
     weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Tensor:
-    """Divide by the root of the mean square over the last axes, then scale; eps: the type's epsilon."""
+    """Divide by the root of the mean square over the last axes, then scale; eps: the type's
+    epsilon.
+    """
     must_float("rms_norm", input)
     shape = _last_axes("rms_norm", input, normalized_shape, weight)
     axes = tuple(range(input.ndim - len(shape), input.ndim))
@@ -213,7 +217,8 @@ def group_norm(
     shape = tuple(input.shape)
     if input.ndim < 2 or num_groups < 1 or shape[1] % num_groups:
         raise ShapeError(
-            f"[group_norm] num_groups = {num_groups} must divide the channels (axis 1) of shape {shape}"
+            f"[group_norm] num_groups = {num_groups} must divide the channels (axis 1) of shape "
+            f"{shape}"
         )
     cut = reshape(input, (shape[0], num_groups, shape[1] // num_groups, *shape[2:]))
     y = reshape(_standardized(cut, tuple(range(2, cut.ndim)), eps), shape)

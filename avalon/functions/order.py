@@ -1,8 +1,8 @@
 """Running totals and extremes, sorting, and what sorting gives: medians, quantiles, unique values.
 
-Comes in: tensors and an axis. Goes out: named tuples (values, indices) where PyTorch has them; indices are
-int64. Guaranteed: sorting is stable, NaN sorts last (as the largest), gradients go to the elements that
-were chosen.
+Comes in: tensors and an axis. Goes out: named tuples (values, indices) where PyTorch has them;
+indices are int64. Guaranteed: sorting is stable, NaN sorts last (as the largest), gradients go to
+the elements that were chosen.
 
 Source: https://docs.pytorch.org/docs/stable/torch.html#comparison-ops
 """
@@ -35,20 +35,20 @@ from avalon.tensor import Tensor, as_tensor, method
 
 @in_place
 @method("cumsum")
-def cumsum(x: Any, dim: int, *, dtype: DType | None = None) -> Tensor:
+def cumsum(input: Any, dim: int, *, dtype: DType | None = None) -> Tensor:
     """Sums of the elements so far along `dim`; integers and bools sum to int64."""
-    x = _accumulated(x, dtype)
-    axis = normalize_axis("cumsum", dim, x.ndim)
-    return x if x.ndim == 0 else ops.cumulative_sum(x, axis=axis, reverse=False)
+    input = _accumulated(input, dtype)
+    axis = normalize_axis("cumsum", dim, input.ndim)
+    return input if input.ndim == 0 else ops.cumulative_sum(input, axis=axis, reverse=False)
 
 
 @in_place
 @method("cumprod")
-def cumprod(x: Any, dim: int, *, dtype: DType | None = None) -> Tensor:
+def cumprod(input: Any, dim: int, *, dtype: DType | None = None) -> Tensor:
     """Products of the elements so far along `dim`; integers and bools multiply to int64."""
-    x = _accumulated(x, dtype)
-    axis = normalize_axis("cumprod", dim, x.ndim)
-    return x if x.ndim == 0 else ops.cumulative_product(x, axis=axis, reverse=False)
+    input = _accumulated(input, dtype)
+    axis = normalize_axis("cumprod", dim, input.ndim)
+    return input if input.ndim == 0 else ops.cumulative_product(input, axis=axis, reverse=False)
 
 
 def _running(operation: str, find: Primitive, x: Any, dim: int) -> Extreme:
@@ -61,123 +61,123 @@ def _running(operation: str, find: Primitive, x: Any, dim: int) -> Extreme:
 
 
 @method("cummax")
-def cummax(x: Any, dim: int) -> Extreme:
+def cummax(input: Any, dim: int) -> Extreme:
     """The largest element so far along `dim`, and its index: the last of equals."""
-    return _running("cummax", ops.cumulative_argmax, x, dim)
+    return _running("cummax", ops.cumulative_argmax, input, dim)
 
 
 @method("cummin")
-def cummin(x: Any, dim: int) -> Extreme:
+def cummin(input: Any, dim: int) -> Extreme:
     """The smallest element so far along `dim`, and its index: the last of equals."""
-    return _running("cummin", ops.cumulative_argmin, x, dim)
+    return _running("cummin", ops.cumulative_argmin, input, dim)
 
 
 @method("logcumsumexp")
-def logcumsumexp(x: Tensor, dim: int) -> Tensor:
-    """log(cumsum(exp(x))) along `dim`, from x minus its largest element."""
-    axis = normalize_axis("logcumsumexp", dim, x.ndim)
-    if x.ndim == 0 or x.numel() == 0:
-        return x
-    largest = ops.reduce_max(ops.stop_gradient(x), axes=(axis,))
+def logcumsumexp(input: Tensor, dim: int) -> Tensor:
+    """log(cumsum(exp(input))) along `dim`, from input minus its largest element."""
+    axis = normalize_axis("logcumsumexp", dim, input.ndim)
+    if input.ndim == 0 or input.numel() == 0:
+        return input
+    largest = ops.reduce_max(ops.stop_gradient(input), axes=(axis,))
     finite = ops.less(ops.absolute(largest), largest.constant(math.inf))
-    shift = spread(ops.where(finite, largest, largest.constant(0)), x.shape, (axis,))
-    return ops.log(ops.cumulative_sum(ops.exp(x - shift), axis=axis, reverse=False)) + shift
+    shift = spread(ops.where(finite, largest, largest.constant(0)), input.shape, (axis,))
+    return ops.log(ops.cumulative_sum(ops.exp(input - shift), axis=axis, reverse=False)) + shift
 
 
 @method("diff")
-def diff(x: Tensor, n: int = 1, dim: int = -1) -> Tensor:
+def diff(input: Tensor, n: int = 1, dim: int = -1) -> Tensor:
     """Differences of neighbours along `dim`, n times."""
-    axis = normalize_axis("diff", dim, x.ndim)
+    axis = normalize_axis("diff", dim, input.ndim)
     for _ in range(n):
-        count = x.shape[axis]
+        count = input.shape[axis]
         if count == 0:
-            return x
-        x = part(x, axis, 1, count - 1) - part(x, axis, 0, count - 1)
-    return x
+            return input
+        input = part(input, axis, 1, count - 1) - part(input, axis, 0, count - 1)
+    return input
 
 
 # --- sorting ------------------------------------------------------------------------------------
 
 
 @method("sort")
-def sort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Extreme:
+def sort(input: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Extreme:
     """The elements in order along `dim`, and where they came from; equal ones keep their order.
 
     >>> import avalon as av
     >>> av.sort(av.tensor([3.0, 1.0, 2.0])).values
     tensor([1., 2., 3.])
     """
-    x = as_tensor(x)
-    axis = normalize_axis("sort", dim, x.ndim)
-    if x.ndim == 0:
-        return Extreme(x, x.constant(0, dtype=dtypes.int64))
-    index = ops.argsort(x, axis=axis, descending=descending)
-    return Extreme(ops.gather(x, index, axis=axis), index)
+    input = as_tensor(input)
+    axis = normalize_axis("sort", dim, input.ndim)
+    if input.ndim == 0:
+        return Extreme(input, input.constant(0, dtype=dtypes.int64))
+    index = ops.argsort(input, axis=axis, descending=descending)
+    return Extreme(ops.gather(input, index, axis=axis), index)
 
 
 @method("argsort")
-def argsort(x: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
-    """The indices that put `x` in order along `dim`."""
-    return sort(x, dim, descending).indices
+def argsort(input: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+    """The indices that put `input` in order along `dim`."""
+    return sort(input, dim, descending).indices
 
 
 @method("msort")
-def msort(x: Any) -> Tensor:
+def msort(input: Any) -> Tensor:
     """The elements in order along the first axis."""
-    return sort(x, 0).values
+    return sort(input, 0).values
 
 
 @method("topk")
-def topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Extreme:
+def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Extreme:
     """The k largest (or smallest) elements along `dim` in order, and their indices.
 
     Raises:
         ShapeError: k exceeds the size of the axis.
     """
-    x = as_tensor(x)
-    axis = normalize_axis("topk", dim, x.ndim)
-    size = x.shape[axis] if x.ndim else 1
+    input = as_tensor(input)
+    axis = normalize_axis("topk", dim, input.ndim)
+    size = input.shape[axis] if input.ndim else 1
     if not 0 <= k <= size:
         raise ShapeError(
-            f"[topk] k = {k} is out of range: axis {dim} of shape {x.shape} has {size} elements"
+            f"[topk] k = {k} is out of range: axis {dim} of shape {input.shape} has {size} elements"
         )
-    if x.ndim == 0:
-        return Extreme(x, x.constant(0, dtype=dtypes.int64))
-    index = part(ops.argsort(x, axis=axis, descending=largest), axis, 0, k)
-    return Extreme(ops.gather(x, index, axis=axis), index)
+    if input.ndim == 0:
+        return Extreme(input, input.constant(0, dtype=dtypes.int64))
+    index = part(ops.argsort(input, axis=axis, descending=largest), axis, 0, k)
+    return Extreme(ops.gather(input, index, axis=axis), index)
 
 
 @method("kthvalue")
-def kthvalue(x: Any, k: int, dim: int = -1, keepdim: bool = False) -> Extreme:
+def kthvalue(input: Any, k: int, dim: int = -1, keepdim: bool = False) -> Extreme:
     """The k-th smallest element (from 1) along `dim`, and its index."""
-    x = as_tensor(x)
-    axis = normalize_axis("kthvalue", dim, x.ndim)
-    size = x.shape[axis] if x.ndim else 1
+    input = as_tensor(input)
+    axis = normalize_axis("kthvalue", dim, input.ndim)
+    size = input.shape[axis] if input.ndim else 1
     if not 1 <= k <= size:
         raise ShapeError(f"[kthvalue] k = {k} must lie in [1, {size}], the size of axis {dim}")
-    if x.ndim == 0:
-        return Extreme(x, x.constant(0, dtype=dtypes.int64))
-    index = part(ops.argsort(x, axis=axis, descending=False), axis, k - 1, 1)
-    found = ops.gather(x, index, axis=axis)
-    shape = kept(x.shape, (axis,)) if keepdim else x.shape[:axis] + x.shape[axis + 1 :]
+    if input.ndim == 0:
+        return Extreme(input, input.constant(0, dtype=dtypes.int64))
+    index = part(ops.argsort(input, axis=axis, descending=False), axis, k - 1, 1)
+    found = ops.gather(input, index, axis=axis)
+    shape = kept(input.shape, (axis,)) if keepdim else input.shape[:axis] + input.shape[axis + 1 :]
     return Extreme(reshape(found, shape), reshape(index, shape))
 
 
 @method("median")
-def median(x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+def median(input: Any, dim: int | None = None, keepdim: bool = False) -> Any:
     """The median, the lower of two; NaN if one is there. With `dim`: (values, indices) along it.
 
-    The gradient of `median(x)` is shared evenly among equal elements.
+    The gradient of `median(input)` is shared evenly among equal elements.
     """
-    x = as_tensor(x)
+    input = as_tensor(input)
     if dim is not None:
-        return _median_along(x, normalize_axis("median", dim, x.ndim), keepdim)
-    flat = reshape(x, (x.numel(),))
-    if x.numel() == 0:
-        return x.constant(math.nan, shape=())
+        return _median_along(input, normalize_axis("median", dim, input.ndim), keepdim)
+    flat = reshape(input, (input.numel(),))
+    if input.numel() == 0:
+        return input.constant(math.nan, shape=())
     chosen = _median_along(ops.stop_gradient(flat), 0, False).values
     chosen = spread(chosen, flat.shape, (0,))
-    if not x.dtype.is_floating_point:
+    if not input.dtype.is_floating_point:
         return ops.reduce_max(chosen, axes=(0,))
     same = ops.equal(flat, chosen) | (isnan(flat) & isnan(chosen))
     # The largest of the equal ones: reduce_max shares its gradient as the median does.
@@ -203,30 +203,30 @@ def _median_along(x: Tensor, axis: int, keepdim: bool) -> Extreme:
 
 
 @method("mode")
-def mode(x: Any, dim: int = -1, keepdim: bool = False) -> Extreme:
+def mode(input: Any, dim: int = -1, keepdim: bool = False) -> Extreme:
     """The most frequent element along `dim`, the smallest of equally frequent, and its last index."""
-    x = as_tensor(x)
-    axis = normalize_axis("mode", dim, x.ndim)
-    if x.ndim == 0:
-        return Extreme(x, x.constant(0, dtype=dtypes.int64))
-    order = ops.argsort(x, axis=axis, descending=False)
-    ordered = ops.gather(x, order, axis=axis)
-    size, position = x.shape[axis], iota(x.shape, axis)
+    input = as_tensor(input)
+    axis = normalize_axis("mode", dim, input.ndim)
+    if input.ndim == 0:
+        return Extreme(input, input.constant(0, dtype=dtypes.int64))
+    order = ops.argsort(input, axis=axis, descending=False)
+    ordered = ops.gather(input, order, axis=axis)
+    size, position = input.shape[axis], iota(input.shape, axis)
     first = part(position.constant(True, dtype=dtypes.bool_), axis, 0, min(size, 1))
     later = ops.not_equal(part(ordered, axis, 1, size - 1), part(ordered, axis, 0, size - 1))
     starts = ops.concatenate(first, later, axis=axis)
     begun = ops.where(starts, position, position.constant(0))
     run_start = ops.gather(begun, ops.cumulative_argmax(begun, axis=axis), axis=axis)
     best = ops.argmax(position - run_start, axis=axis)  # the last element of the longest run
-    index = ops.gather(order, reshape(best, kept(x.shape, (axis,))), axis=axis)
-    found = ops.gather(x, index, axis=axis)
-    shape = kept(x.shape, (axis,)) if keepdim else x.shape[:axis] + x.shape[axis + 1 :]
+    index = ops.gather(order, reshape(best, kept(input.shape, (axis,))), axis=axis)
+    found = ops.gather(input, index, axis=axis)
+    shape = kept(input.shape, (axis,)) if keepdim else input.shape[:axis] + input.shape[axis + 1 :]
     return Extreme(reshape(found, shape), reshape(index, shape))
 
 
 @method("quantile")
 def quantile(
-    x: Tensor,
+    input: Tensor,
     q: float | Tensor,
     dim: int | None = None,
     keepdim: bool = False,
@@ -237,9 +237,9 @@ def quantile(
 
     `interpolation` between two elements: linear, lower, higher, nearest or midpoint.
     """
-    weights = as_tensor(q, dtype=x.dtype)
-    source = reshape(x, (x.numel(),)) if dim is None else x
-    axis = 0 if dim is None else normalize_axis("quantile", dim, x.ndim)
+    weights = as_tensor(q, dtype=input.dtype)
+    source = reshape(input, (input.numel(),)) if dim is None else input
+    axis = 0 if dim is None else normalize_axis("quantile", dim, input.ndim)
     rank = source.ndim
     moved = ops.transpose(source, permutation=(*(a for a in range(rank) if a != axis), axis))
     size = moved.shape[-1]
@@ -263,7 +263,7 @@ def quantile(
     )
     found = ops.transpose(found, permutation=(found.ndim - 1, *range(found.ndim - 1)))
     if keepdim:
-        one = (1,) * x.ndim if dim is None else kept(x.shape, (axis,))
+        one = (1,) * input.ndim if dim is None else kept(input.shape, (axis,))
         found = reshape(found, (weights.numel(), *one))
     return reshape(found, found.shape[1:]) if weights.ndim == 0 else found
 
@@ -301,16 +301,16 @@ def bucketize(input: Any, boundaries: Tensor, *, right: bool = False) -> Tensor:
 
 
 @method("bincount")
-def bincount(x: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
     """How often (or with what total weight) 0, 1, 2, ... occur in a vector. Computes the largest."""
-    if x.ndim != 1:
-        raise ShapeError(f"[bincount] expected a vector, got shape {x.shape}")
-    length = max(minlength, int(x.max().item()) + 1) if x.numel() else minlength
-    amounts = x.constant(1, dtype=dtypes.int64) if weights is None else weights
+    if input.ndim != 1:
+        raise ShapeError(f"[bincount] expected a vector, got shape {input.shape}")
+    length = max(minlength, int(input.max().item()) + 1) if input.numel() else minlength
+    amounts = input.constant(1, dtype=dtypes.int64) if weights is None else weights
     if weights is not None and not weights.dtype.is_floating_point:
         amounts = cast(weights, dtypes.float64)
     zeros = amounts.constant(0, shape=(length,))
-    return ops.scatter_add(zeros, cast(x, dtypes.int64), amounts, axis=0)
+    return ops.scatter_add(zeros, cast(input, dtypes.int64), amounts, axis=0)
 
 
 class Unique(NamedTuple):
@@ -323,7 +323,7 @@ class Unique(NamedTuple):
 
 @method("unique")
 def unique(
-    x: Tensor,
+    input: Tensor,
     sorted: bool = True,
     return_inverse: bool = False,
     return_counts: bool = False,
@@ -337,23 +337,25 @@ def unique(
         raise NotImplementedError(
             "[unique] compares elements, not slices; unique(dim=...) is not there"
         )
-    flat = reshape(x, (x.numel(),))
+    flat = reshape(input, (input.numel(),))
     ordered, order = sort(flat, 0)
     starts = _run_starts(ordered)
     result = _unique_of_runs(ordered, starts)
     inverse_ordered = ops.cumulative_sum(cast(starts, dtypes.int64), axis=0, reverse=False)
     inverse_ordered = inverse_ordered - inverse_ordered.constant(1)
     inverse = ops.scatter(inverse_ordered, order, inverse_ordered, axis=0)
-    return _unique_result(result, reshape(inverse, x.shape), return_inverse, return_counts)
+    return _unique_result(result, reshape(inverse, input.shape), return_inverse, return_counts)
 
 
 @method("unique_consecutive")
-def unique_consecutive(x: Tensor, return_inverse: bool = False, return_counts: bool = False) -> Any:
+def unique_consecutive(
+    input: Tensor, return_inverse: bool = False, return_counts: bool = False
+) -> Any:
     """Elements that differ from the one before them in the flattened tensor."""
-    flat = reshape(x, (x.numel(),))
+    flat = reshape(input, (input.numel(),))
     starts = _run_starts(flat)
     number = ops.cumulative_sum(cast(starts, dtypes.int64), axis=0, reverse=False)
-    inverse = reshape(number - number.constant(1), x.shape)
+    inverse = reshape(number - number.constant(1), input.shape)
     return _unique_result(_unique_of_runs(flat, starts), inverse, return_inverse, return_counts)
 
 
@@ -386,9 +388,9 @@ def _unique_result(
     return (values, counts) if return_counts else values
 
 
-def histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
+def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     """Counts of the elements in `bins` equal parts of [min, max], the data's range if both are 0."""
-    flat = reshape(x, (x.numel(),))
+    flat = reshape(input, (input.numel(),))
     if min == max == 0:
         low, high = float(flat.amin().item()), float(flat.amax().item())
     else:
@@ -399,5 +401,5 @@ def histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     place = ops.minimum(place, place.constant(bins - 1))
     inside = (flat >= low) & (flat <= high)
     index = cast(ops.where(inside, place, place.constant(0)), dtypes.int64)
-    amounts = cast(inside, x.dtype)
-    return ops.scatter_add(x.constant(0, shape=(bins,)), index, amounts, axis=0)
+    amounts = cast(inside, input.dtype)
+    return ops.scatter_add(input.constant(0, shape=(bins,)), index, amounts, axis=0)

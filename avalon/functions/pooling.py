@@ -1,8 +1,9 @@
 """Pooling: the largest element or the mean of every window.
 
 Comes in: (N, C, *spatial) or (C, *spatial). Goes out: the same layout with the number of windows.
-Guaranteed: PyTorch's sizes with `ceil_mode` and padding, NaN wins a maximum, its gradient goes to the
-first of equals; adaptive windows are PyTorch's (from floor(i * in / out) to ceil((i + 1) * in / out)).
+Guaranteed: PyTorch's sizes with `ceil_mode` and padding, NaN wins a maximum, its gradient goes to
+the first of equals; adaptive windows are PyTorch's (from floor(i * in / out) to ceil((i + 1) * in /
+out)).
 
 Source: https://docs.pytorch.org/docs/stable/nn.functional.html#pooling-functions
 """
@@ -34,7 +35,8 @@ def _windows_of(
         count -= 1
     if count < 1:
         raise ShapeError(
-            f"[{operation}] a window of {kernel} (dilation {dilation}) does not fit an axis of size "
+            f"[{operation}] a window of {kernel} (dilation {dilation}) does not fit an axis of "
+            "size "
             f"{extent} with padding {padding}"
         )
     return count
@@ -57,7 +59,8 @@ def _arguments(
     for k, s, p, d in zip(kernel, strides, paddings, dilations, strict=True):
         if k < 1 or s < 1 or d < 1:
             raise RuntimeError(
-                f"[{operation}] kernel_size {kernel}, stride {strides} and dilation {dilations} must "
+                f"[{operation}] kernel_size {kernel}, stride {strides} and dilation {dilations} "
+                "must "
                 "be positive"
             )
         if p < 0 or 2 * p > k:
@@ -219,7 +222,8 @@ def _window_sizes(
 
 
 def avg_pool1d(
-    input: Tensor, kernel_size: Ints, stride: Any = None, padding: Ints = 0, ceil_mode: bool = False,
+    input: Tensor, kernel_size: Ints, stride: Any = None, padding: Ints = 0,
+    ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Tensor:  # fmt: skip
     """Mean of every window of (N, C, L)."""
@@ -229,7 +233,8 @@ def avg_pool1d(
 
 
 def avg_pool2d(
-    input: Tensor, kernel_size: Ints, stride: Any = None, padding: Ints = 0, ceil_mode: bool = False,
+    input: Tensor, kernel_size: Ints, stride: Any = None, padding: Ints = 0,
+    ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Mean of every window of (N, C, H, W); padding counts as zeros unless count_include_pad=False.
@@ -243,7 +248,8 @@ def avg_pool2d(
 
 
 def avg_pool3d(
-    input: Tensor, kernel_size: Ints, stride: Any = None, padding: Ints = 0, ceil_mode: bool = False,
+    input: Tensor, kernel_size: Ints, stride: Any = None, padding: Ints = 0,
+    ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Mean of every window of (N, C, D, H, W)."""

@@ -1,7 +1,8 @@
-"""Other sizes of images: interpolation, pixels moved between channels and space, patches as columns.
+"""Other sizes of images: interpolation, pixels moved between channels and space, patches as
+columns.
 
-Comes in: (N, C, *spatial). Goes out: the same layout in another size. Guaranteed: PyTorch's sampling
-positions, with and without aligned corners.
+Comes in: (N, C, *spatial). Goes out: the same layout in another size. Guaranteed: PyTorch's
+sampling positions, with and without aligned corners.
 
 Source: https://docs.pytorch.org/docs/stable/nn.functional.html#vision-functions
 """
@@ -35,8 +36,8 @@ def interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Tensor:
-    """(N, C, *spatial) in another size: nearest, nearest-exact, linear, bilinear, bicubic, trilinear,
-    area.
+    """(N, C, *spatial) in another size: nearest, nearest-exact, linear, bilinear, bicubic,
+    trilinear, area.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.interpolate.html
     """
@@ -164,7 +165,8 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     *lead, channels, height, width = input.shape
     if channels % (r * r):
         raise ShapeError(
-            f"[pixel_shuffle] {channels} channels of shape {tuple(input.shape)} must be divisible by "
+            f"[pixel_shuffle] {channels} channels of shape {tuple(input.shape)} must be divisible "
+            "by "
             f"upscale_factor squared, {r * r}"
         )
     cut = reshape(input, (*lead, channels // (r * r), r, r, height, width))
@@ -181,7 +183,8 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     *lead, channels, height, width = input.shape
     if height % r or width % r:
         raise ShapeError(
-            f"[pixel_unshuffle] height and width of shape {tuple(input.shape)} must be divisible by {r}"
+            f"[pixel_unshuffle] height and width of shape {tuple(input.shape)} must be divisible "
+            f"by {r}"
         )
     cut = reshape(input, (*lead, channels, height // r, r, width // r, r))
     n = len(lead)

@@ -1,8 +1,8 @@
 """Joining, repeating, reordering and padding; views as functions.
 
-Comes in: tensors. Goes out: tensors; joined, repeated and reordered ones are new, what `Tensor` offers as a
-view (squeeze, split, permute, ...) is a view here too. Guaranteed: PyTorch's names, arguments and
-errors.
+Comes in: tensors. Goes out: tensors; joined, repeated and reordered ones are new, what `Tensor`
+offers as a view (squeeze, split, permute, ...) is a view here too. Guaranteed: PyTorch's names,
+arguments and errors.
 
 Source: https://docs.pytorch.org/docs/stable/torch.html#indexing-slicing-joining-mutating-ops
 """
@@ -10,6 +10,7 @@ Source: https://docs.pytorch.org/docs/stable/torch.html#indexing-slicing-joining
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from avalon import ops
@@ -52,7 +53,8 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
         )
         if not same:
             raise ShapeError(
-                f"[cat] shapes {tuple(first)} and {tuple(x.shape)} must agree in all sizes but that of "
+                f"[cat] shapes {tuple(first)} and {tuple(x.shape)} must agree in all sizes but "
+                "that of "
                 f"dim {dim}"
             )
     return ops.concatenate(*(cast(x, dtype) for x in kept), axis=axis)
@@ -70,7 +72,8 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     for x in parts:
         if tuple(x.shape) != shape:
             raise ShapeError(
-                f"[stack] shapes {shape} and {tuple(x.shape)} must be equal; use cat to join unequal ones"
+                f"[stack] shapes {shape} and {tuple(x.shape)} must be equal; use cat to join "
+                "unequal ones"
             )
     axis = normalize_axis("stack", dim, len(shape) + 1)
     lone = (*shape[:axis], 1, *shape[axis:])
@@ -119,76 +122,79 @@ def block_diag(*tensors: Tensor) -> Tensor:
     return cat(rows, 0)
 
 
-def atleast_1d(x: Tensor) -> Tensor:
-    """x with at least one axis."""
-    return _at_least(x, 1)
+def atleast_1d(input: Tensor) -> Tensor:
+    """input with at least one axis."""
+    return _at_least(input, 1)
 
 
-def atleast_2d(x: Tensor) -> Tensor:
-    """x with at least two axes."""
-    return _at_least(x, 2)
+def atleast_2d(input: Tensor) -> Tensor:
+    """input with at least two axes."""
+    return _at_least(input, 2)
 
 
 # --- order and repetition -----------------------------------------------------------------------
 
 
 @method("flip")
-def flip(x: Tensor, *dims: Any) -> Tensor:
+def flip(input: Tensor, *dims: Any) -> Tensor:
     """The elements in reverse order along the given axes."""
     named = dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims
-    axes = axes_of("flip", tuple(named), x.ndim) if named else ()
-    return ops.reverse(x, axes=axes) if x.ndim else x
+    axes = axes_of("flip", tuple(named), input.ndim) if named else ()
+    return ops.reverse(input, axes=axes) if input.ndim else input
 
 
 @method("fliplr")
-def fliplr(x: Tensor) -> Tensor:
+def fliplr(input: Tensor) -> Tensor:
     """Columns in reverse order."""
-    return flip(x, 1)
+    return flip(input, 1)
 
 
 @method("flipud")
-def flipud(x: Tensor) -> Tensor:
+def flipud(input: Tensor) -> Tensor:
     """Rows in reverse order."""
-    return flip(x, 0)
+    return flip(input, 0)
 
 
 @method("rot90")
-def rot90(x: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
+def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
     """Turned k times by 90 degrees in the plane of two axes."""
     first, second = dims
     turns = k % 4
     if turns == 0:
-        return x.clone()
+        return input.clone()
     if turns == 2:
-        return flip(x, first, second)
+        return flip(input, first, second)
     return (
-        flip(x, second).transpose(first, second)
+        flip(input, second).transpose(first, second)
         if turns == 1
-        else flip(x.transpose(first, second), second)
+        else flip(input.transpose(first, second), second)
     )
 
 
 @method("roll")
-def roll(x: Tensor, shifts: int | Sequence[int], dims: Dims = None) -> Tensor:
+def roll(input: Tensor, shifts: int | Sequence[int], dims: Dims = None) -> Tensor:
     """Elements moved along axes; those that leave at the end come back at the start."""
     if dims is None:
-        flat = reshaped(x, (x.numel(),))
-        return reshaped(roll(flat, shifts, 0), tuple(x.shape)) if x.numel() else x
+        flat = reshaped(input, (input.numel(),))
+        return reshaped(roll(flat, shifts, 0), tuple(input.shape)) if input.numel() else input
     amounts = (shifts,) if isinstance(shifts, int) else tuple(shifts)
     axes = (dims,) if isinstance(dims, int) else tuple(dims)
     if len(amounts) != len(axes):
         raise ShapeError(f"[roll] shifts {amounts} and dims {axes} must have equal lengths")
     for amount, dim in zip(amounts, axes, strict=True):
-        axis = normalize_axis("roll", dim, x.ndim)
-        size = x.shape[axis]
+        axis = normalize_axis("roll", dim, input.ndim)
+        size = input.shape[axis]
         if size:
             turned = amount % size
-            x = cat([x.narrow(axis, size - turned, turned), x.narrow(axis, 0, size - turned)], axis)
-    return x
+            input = cat(
+                [input.narrow(axis, size - turned, turned), input.narrow(axis, 0, size - turned)],
+                axis,
+            )
+    return input
 
 
 @method("repeat")
-def repeat(x: Tensor, *repeats: Any) -> Tensor:
+def repeat(input: Tensor, *repeats: Any) -> Tensor:
     """The whole tensor repeated along each axis; more counts than axes add leading axes.
 
     >>> import avalon as av
@@ -197,42 +203,43 @@ def repeat(x: Tensor, *repeats: Any) -> Tensor:
             [1, 2, 1, 2]])
     """
     counts = repeats[0] if len(repeats) == 1 and not isinstance(repeats[0], int) else repeats
-    if len(counts) < x.ndim:
+    if len(counts) < input.ndim:
         raise ShapeError(
-            f"[repeat] counts {tuple(counts)} must name all {x.ndim} axes of shape {tuple(x.shape)}"
+            f"[repeat] counts {tuple(counts)} must name all {input.ndim} axes of shape "
+            f"{tuple(input.shape)}"
         )
-    shape = (1,) * (len(counts) - x.ndim) + tuple(x.shape)
+    shape = (1,) * (len(counts) - input.ndim) + tuple(input.shape)
     apart = tuple(size for extent in shape for size in (1, extent))
     full = tuple(size for n, extent in zip(counts, shape, strict=True) for size in (int(n), extent))
     result = tuple(n * extent for n, extent in zip(counts, shape, strict=True))
-    return reshaped(broadcast(reshaped(x, apart), full), result)
+    return reshaped(broadcast(reshaped(input, apart), full), result)
 
 
 @method("tile")
-def tile(x: Tensor, *dims: Any) -> Tensor:
+def tile(input: Tensor, *dims: Any) -> Tensor:
     """Like `repeat`, with missing leading counts taken as 1."""
     counts = tuple(dims[0] if len(dims) == 1 and not isinstance(dims[0], int) else dims)
-    return repeat(x, (1,) * (x.ndim - len(counts)) + counts)
+    return repeat(input, (1,) * (input.ndim - len(counts)) + counts)
 
 
 @method("repeat_interleave")
 def repeat_interleave(
-    x: Tensor, repeats: int | Tensor, dim: int | None = None, *, output_size: int | None = None
+    input: Tensor, repeats: int | Tensor, dim: int | None = None, *, output_size: int | None = None
 ) -> Tensor:
     """Each element repeated along `dim` (of the flattened tensor if None); counts may differ."""
     if dim is None:
-        x, dim = reshaped(x, (x.numel(),)), 0
-    axis = normalize_axis("repeat_interleave", dim, x.ndim)
+        input, dim = reshaped(input, (input.numel(),)), 0
+    axis = normalize_axis("repeat_interleave", dim, input.ndim)
     if isinstance(repeats, Tensor) and repeats.numel() == 1:
         repeats = int(repeats.item())
-    shape = tuple(x.shape)
+    shape = tuple(input.shape)
     if isinstance(repeats, int):
-        apart = reshaped(x, (*shape[: axis + 1], 1, *shape[axis + 1 :]))
+        apart = reshaped(input, (*shape[: axis + 1], 1, *shape[axis + 1 :]))
         full = broadcast(apart, (*shape[: axis + 1], repeats, *shape[axis + 1 :]))
         return reshaped(full, (*shape[:axis], shape[axis] * repeats, *shape[axis + 1 :]))
     counts = [int(n) for n in repeats.tolist()]
     index = [place for place, count in enumerate(counts) for _ in range(count)]
-    return x.index_select(axis, as_tensor(index, dtype=dtypes.int64))
+    return input.index_select(axis, as_tensor(index, dtype=dtypes.int64))
 
 
 def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -241,18 +248,18 @@ def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.expand(shape) for x in tensors)
 
 
-def combinations(x: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
+def combinations(input: Tensor, r: int = 2, with_replacement: bool = False) -> Tensor:
     """Combinations of r elements of a vector, one per row."""
-    count = x.shape[0]
+    count = input.shape[0]
     grids = [iota((count,) * r, axis) for axis in range(r)]
     keep = None
-    for before, after in zip(grids, grids[1:], strict=False):
+    for before, after in pairwise(grids):
         rule = ops.less_equal if with_replacement else ops.less
         fits = rule(before, after)
         keep = fits if keep is None else ops.bit_and(keep, fits)
     if keep is None:
-        return reshaped(x, (count, 1))
-    return stack([x[grid[keep]] for grid in grids], 1)
+        return reshaped(input, (count, 1))
+    return stack([input[grid[keep]] for grid in grids], 1)
 
 
 # --- padding ------------------------------------------------------------------------------------
@@ -294,7 +301,8 @@ def _pad_axis(x: Tensor, axis: int, low: int, high: int, mode: str) -> Tensor:
     limit = {"reflect": size - 1, "circular": size, "replicate": low + high}[mode]
     if max(low, high) > limit or size == 0:
         raise ShapeError(
-            f"[pad] {mode} padding ({low}, {high}) of axis {axis} must not exceed {limit}; the input "
+            f"[pad] {mode} padding ({low}, {high}) of axis {axis} must not exceed {limit}; the "
+            "input "
             f"has shape {tuple(x.shape)}"
         )
 
@@ -358,17 +366,16 @@ is_floating_point = _of_method("is_floating_point")
 is_complex = _of_method("is_complex")
 
 
-def tensor_split(x: Tensor, indices_or_sections: int | Sequence[int], dim: int = 0) -> list[Tensor]:
+def tensor_split(
+    input: Tensor, indices_or_sections: int | Sequence[int], dim: int = 0
+) -> list[Tensor]:
     """Cut an axis in a number of nearly equal parts, or at the given places."""
-    axis = normalize_axis("tensor_split", dim, x.ndim)
-    size = x.shape[axis]
+    axis = normalize_axis("tensor_split", dim, input.ndim)
+    size = input.shape[axis]
     if isinstance(indices_or_sections, int):
         share, more = divmod(size, indices_or_sections)
         sizes = [share + (1 if i < more else 0) for i in range(indices_or_sections)]
-        return list(x.split(sizes, axis))
+        return list(input.split(sizes, axis))
     places = [min(max(p + size if p < 0 else p, 0), size) for p in indices_or_sections]
     bounds = [0, *places, size]
-    return [
-        x.narrow(axis, start, max(end - start, 0))
-        for start, end in zip(bounds, bounds[1:], strict=False)
-    ]
+    return [input.narrow(axis, start, max(end - start, 0)) for start, end in pairwise(bounds)]

@@ -1,9 +1,9 @@
 """Sums, means, extremes and their kin along axes.
 
-Comes in: tensors of any shape; `dim` is an axis, several, or None for all. Goes out: tensors without
-those axes, or with size 1 there (`keepdim`). Guaranteed: PyTorch's result types (integers sum to int64),
-its values for empty input (sum 0, mean NaN; extremes raise) and its gradients at ties: `max()`
-and `amax` share it evenly, `max(dim)` gives it to one index.
+Comes in: tensors of any shape; `dim` is an axis, several, or None for all. Goes out: tensors
+without those axes, or with size 1 there (`keepdim`). Guaranteed: PyTorch's result types (integers
+sum to int64), its values for empty input (sum 0, mean NaN; extremes raise) and its gradients at
+ties: `max()` and `amax` share it evenly, `max(dim)` gives it to one index.
 
 Source: https://docs.pytorch.org/docs/stable/torch.html#reduction-ops
 """
@@ -60,58 +60,62 @@ def category_is_float(x: Tensor) -> bool:
 
 
 @method("sum")
-def sum(x: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None) -> Tensor:
+def sum(
+    input: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
+) -> Tensor:
     """Sum along `dim`; integers and bools sum to int64.
 
     >>> import avalon as av
     >>> av.sum(av.ones(2, 3), dim=1)
     tensor([3., 3.])
     """
-    x = _accumulated(x, dtype)
-    axes = axes_of("sum", dim, x.ndim)
-    return _finished(x, ops.reduce_sum(x, axes=axes), axes, keepdim)
+    input = _accumulated(input, dtype)
+    axes = axes_of("sum", dim, input.ndim)
+    return _finished(input, ops.reduce_sum(input, axes=axes), axes, keepdim)
 
 
 @method("nansum")
 def nansum(
-    x: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
+    input: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
 ) -> Tensor:
     """Sum along `dim` of the elements that are not NaN."""
-    x = _accumulated(x, dtype)
-    if x.dtype.is_floating_point:
-        x = ops.where(isnan(x), x.constant(0), x)
-    return sum(x, dim, keepdim)
+    input = _accumulated(input, dtype)
+    if input.dtype.is_floating_point:
+        input = ops.where(isnan(input), input.constant(0), input)
+    return sum(input, dim, keepdim)
 
 
 @method("mean")
-def mean(x: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None) -> Tensor:
+def mean(
+    input: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
+) -> Tensor:
     """Mean along `dim`; NaN over no elements.
 
     Raises:
-        DTypeError: x holds integers or bools, and no float dtype is asked for.
+        DTypeError: input holds integers or bools, and no float dtype is asked for.
     """
-    x = as_tensor(x)
+    input = as_tensor(input)
     if dtype is not None:
-        x = cast(x, dtype)
-    if not category_is_float(x):
+        input = cast(input, dtype)
+    if not category_is_float(input):
         raise DTypeError(
-            f"[mean] the mean of {x.dtype!r} is not defined; convert x first, for example "
+            f"[mean] the mean of {input.dtype!r} is not defined; convert x first, for example "
             "x.float().mean(), or pass dtype=avalon.float32"
         )
-    axes = axes_of("mean", dim, x.ndim)
-    total = ops.reduce_sum(x, axes=axes)
-    count = size_of([x.shape[axis] for axis in axes])
-    return _finished(x, total / total.constant(count), axes, keepdim)
+    axes = axes_of("mean", dim, input.ndim)
+    total = ops.reduce_sum(input, axes=axes)
+    count = size_of([input.shape[axis] for axis in axes])
+    return _finished(input, total / total.constant(count), axes, keepdim)
 
 
 @method("nanmean")
 def nanmean(
-    x: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
+    input: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
 ) -> Tensor:
     """Mean along `dim` of the elements that are not NaN."""
-    x = floating(x) if dtype is None else cast(as_tensor(x), dtype)
-    count = sum(cast(ops.logical_not(isnan(x)), x.dtype), dim, keepdim)
-    return nansum(x, dim, keepdim) / count
+    input = floating(input) if dtype is None else cast(as_tensor(input), dtype)
+    count = sum(cast(ops.logical_not(isnan(input)), input.dtype), dim, keepdim)
+    return nansum(input, dim, keepdim) / count
 
 
 def moments(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -125,7 +129,7 @@ def moments(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 @method("var")
 def var(
-    x: Any,
+    input: Any,
     dim: Dims | bool = None,
     unbiased: bool | None = None,
     keepdim: bool = False,
@@ -136,7 +140,7 @@ def var(
 
     `correction` is 1 unless given; `unbiased=False` is the older way to write correction=0.
     """
-    return _variance("var", x, dim, unbiased, keepdim, correction)[0]
+    return _variance("var", input, dim, unbiased, keepdim, correction)[0]
 
 
 def _variance(
@@ -178,7 +182,7 @@ def safe_sqrt(x: Tensor) -> Tensor:
 
 @method("std")
 def std(
-    x: Any,
+    input: Any,
     dim: Dims | bool = None,
     unbiased: bool | None = None,
     keepdim: bool = False,
@@ -186,11 +190,11 @@ def std(
     correction: float | None = None,
 ) -> Tensor:
     """Standard deviation along `dim`: the square root of `var`; its gradient at 0 is 0."""
-    return safe_sqrt(_variance("std", x, dim, unbiased, keepdim, correction)[0])
+    return safe_sqrt(_variance("std", input, dim, unbiased, keepdim, correction)[0])
 
 
 def var_mean(
-    x: Any,
+    input: Any,
     dim: Dims | bool = None,
     unbiased: bool | None = None,
     keepdim: bool = False,
@@ -198,11 +202,11 @@ def var_mean(
     correction: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Variance and mean along `dim`."""
-    return _variance("var_mean", x, dim, unbiased, keepdim, correction)
+    return _variance("var_mean", input, dim, unbiased, keepdim, correction)
 
 
 def std_mean(
-    x: Any,
+    input: Any,
     dim: Dims | bool = None,
     unbiased: bool | None = None,
     keepdim: bool = False,
@@ -210,18 +214,18 @@ def std_mean(
     correction: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Standard deviation and mean along `dim`."""
-    variance, centre = _variance("std_mean", x, dim, unbiased, keepdim, correction)
+    variance, centre = _variance("std_mean", input, dim, unbiased, keepdim, correction)
     return safe_sqrt(variance), centre
 
 
 @method("prod")
 def prod(
-    x: Any, dim: int | None = None, keepdim: bool = False, *, dtype: DType | None = None
+    input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: DType | None = None
 ) -> Tensor:
     """Product along one axis, or of all elements; integers and bools multiply to int64."""
-    x = _accumulated(x, dtype)
-    axes = axes_of("prod", dim, x.ndim)
-    return _finished(x, ops.reduce_product(x, axes=axes), axes, keepdim)
+    input = _accumulated(input, dtype)
+    axes = axes_of("prod", dim, input.ndim)
+    return _finished(input, ops.reduce_product(input, axes=axes), axes, keepdim)
 
 
 # --- extremes -----------------------------------------------------------------------------------
@@ -282,47 +286,47 @@ def _extreme(
 
 
 @method("max")
-def max(x: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+def max(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
     """The largest element; with `dim`, (values, indices) along it; with a tensor, `maximum`.
 
-    NaN counts as largest. The gradient of `max(x)` is shared evenly among ties; that of
-    `max(x, dim)` goes to the index that is returned, the first of equals.
+    NaN counts as largest. The gradient of `max(input)` is shared evenly among ties; that of
+    `max(input, dim)` goes to the index that is returned, the first of equals.
 
     >>> import avalon as av
     >>> av.max(av.tensor([[1.0, 3.0], [4.0, 2.0]]), dim=1).indices
     tensor([1, 0])
     """
-    return _extreme("max", x, dim, keepdim, other, ops.reduce_max, ops.argmax, ops.maximum)
+    return _extreme("max", input, dim, keepdim, other, ops.reduce_max, ops.argmax, ops.maximum)
 
 
 @method("min")
-def min(x: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
+def min(input: Any, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
     """The smallest element; with `dim`, (values, indices) along it; with a tensor, `minimum`."""
-    return _extreme("min", x, dim, keepdim, other, ops.reduce_min, ops.argmin, ops.minimum)
+    return _extreme("min", input, dim, keepdim, other, ops.reduce_min, ops.argmin, ops.minimum)
 
 
 @method("amax")
-def amax(x: Any, dim: Dims = None, keepdim: bool = False) -> Tensor:
+def amax(input: Any, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """The largest elements along `dim`; ties share the gradient evenly."""
-    x = as_tensor(x)
-    axes = axes_of("amax", dim, x.ndim)
-    _not_empty("amax", x, axes)
-    return _finished(x, ops.reduce_max(x, axes=axes), axes, keepdim)
+    input = as_tensor(input)
+    axes = axes_of("amax", dim, input.ndim)
+    _not_empty("amax", input, axes)
+    return _finished(input, ops.reduce_max(input, axes=axes), axes, keepdim)
 
 
 @method("amin")
-def amin(x: Any, dim: Dims = None, keepdim: bool = False) -> Tensor:
+def amin(input: Any, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """The smallest elements along `dim`; ties share the gradient evenly."""
-    x = as_tensor(x)
-    axes = axes_of("amin", dim, x.ndim)
-    _not_empty("amin", x, axes)
-    return _finished(x, ops.reduce_min(x, axes=axes), axes, keepdim)
+    input = as_tensor(input)
+    axes = axes_of("amin", dim, input.ndim)
+    _not_empty("amin", input, axes)
+    return _finished(input, ops.reduce_min(input, axes=axes), axes, keepdim)
 
 
 @method("aminmax")
-def aminmax(x: Any, *, dim: int | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+def aminmax(input: Any, *, dim: int | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     """The smallest and the largest elements along `dim`."""
-    return amin(x, dim, keepdim), amax(x, dim, keepdim)
+    return amin(input, dim, keepdim), amax(input, dim, keepdim)
 
 
 def _where_extreme(
@@ -341,15 +345,15 @@ def _where_extreme(
 
 
 @method("argmax")
-def argmax(x: Any, dim: int | None = None, keepdim: bool = False) -> Tensor:
+def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Index (int64) of the largest element along `dim`, or in the flattened tensor; first of ties."""
-    return _where_extreme("argmax", ops.argmax, x, dim, keepdim)
+    return _where_extreme("argmax", ops.argmax, input, dim, keepdim)
 
 
 @method("argmin")
-def argmin(x: Any, dim: int | None = None, keepdim: bool = False) -> Tensor:
+def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Index (int64) of the smallest element along `dim`, or in the flattened tensor."""
-    return _where_extreme("argmin", ops.argmin, x, dim, keepdim)
+    return _where_extreme("argmin", ops.argmin, input, dim, keepdim)
 
 
 # --- truth and counts ---------------------------------------------------------------------------
@@ -371,49 +375,52 @@ def _quantified(
 
 
 @method("all")
-def all(x: Any, dim: Dims = None, keepdim: bool = False) -> Tensor:
+def all(input: Any, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """True where every element along `dim` is not 0."""
-    return _quantified("all", ops.reduce_min, True, x, dim, keepdim)
+    return _quantified("all", ops.reduce_min, True, input, dim, keepdim)
 
 
 @method("any")
-def any(x: Any, dim: Dims = None, keepdim: bool = False) -> Tensor:
+def any(input: Any, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """True where some element along `dim` is not 0."""
-    return _quantified("any", ops.reduce_max, False, x, dim, keepdim)
+    return _quantified("any", ops.reduce_max, False, input, dim, keepdim)
 
 
 @method("count_nonzero")
-def count_nonzero(x: Any, dim: Dims = None) -> Tensor:
+def count_nonzero(input: Any, dim: Dims = None) -> Tensor:
     """Number (int64) of elements along `dim` that are not 0."""
-    return sum(cast(truth(x), dtypes.int64), dim)
+    return sum(cast(truth(input), dtypes.int64), dim)
 
 
 # --- logarithms of sums, norms ------------------------------------------------------------------
 
 
 @method("logsumexp")
-def logsumexp(x: Any, dim: Dims, keepdim: bool = False) -> Tensor:
-    """log(sum(exp(x))) along `dim`, from x - max(x)."""
-    x = floating(x)
-    axes = axes_of("logsumexp", dim, x.ndim)
-    if size_of([x.shape[axis] for axis in axes]) == 0:
-        return _finished(x, ops.log(ops.reduce_sum(x, axes=axes)), axes, keepdim)
+def logsumexp(input: Any, dim: Dims, keepdim: bool = False) -> Tensor:
+    """log(sum(exp(input))) along `dim`, from input - max(input)."""
+    input = floating(input)
+    axes = axes_of("logsumexp", dim, input.ndim)
+    if size_of([input.shape[axis] for axis in axes]) == 0:
+        return _finished(input, ops.log(ops.reduce_sum(input, axes=axes)), axes, keepdim)
 
-    def formula(x: Tensor) -> Tensor:
-        largest = ops.reduce_max(x, axes=axes)
+    def formula(input: Tensor) -> Tensor:
+        largest = ops.reduce_max(input, axes=axes)
         infinite = ops.equal(ops.absolute(largest), largest.constant(math.inf))
         shift = ops.where(infinite, largest.constant(0), largest)
-        return ops.log(ops.reduce_sum(ops.exp(x - spread(shift, x.shape, axes)), axes=axes)) + shift
+        return (
+            ops.log(ops.reduce_sum(ops.exp(input - spread(shift, input.shape, axes)), axes=axes))
+            + shift
+        )
 
-    def backward(g: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor]:
-        return (spread(g, x.shape, axes) * ops.exp(x - spread(y, x.shape, axes)),)
+    def backward(g: Tensor, y: Tensor, input: Tensor) -> tuple[Tensor]:
+        return (spread(g, input.shape, axes) * ops.exp(input - spread(y, input.shape, axes)),)
 
-    return _finished(x, with_gradient("logsumexp", formula, backward, x), axes, keepdim)
+    return _finished(input, with_gradient("logsumexp", formula, backward, input), axes, keepdim)
 
 
 @method("norm")
 def norm(
-    x: Tensor,
+    input: Tensor,
     p: float | str | None = "fro",
     dim: Dims = None,
     keepdim: bool = False,
@@ -424,29 +431,29 @@ def norm(
     Source: https://docs.pytorch.org/docs/stable/generated/torch.norm.html
     """
     if dtype is not None:
-        x = cast(x, dtype)
-    if not x.dtype.is_floating_point:
-        raise DTypeError(f"[norm] is defined for floats, got {x.dtype!r}; convert: x.float()")
-    axes = axes_of("norm", dim, x.ndim)
+        input = cast(input, dtype)
+    if not input.dtype.is_floating_point:
+        raise DTypeError(f"[norm] is defined for floats, got {input.dtype!r}; convert: x.float()")
+    axes = axes_of("norm", dim, input.ndim)
     if p is None or p in ("fro", 2):
-        return _finished(x, safe_sqrt(ops.reduce_sum(x * x, axes=axes)), axes, keepdim)
+        return _finished(input, safe_sqrt(ops.reduce_sum(input * input, axes=axes)), axes, keepdim)
     if isinstance(p, str):
         raise ValueError(f"[norm] p must be a number or 'fro', got {p!r}")
-    size = ops.absolute(x)
+    size = ops.absolute(input)
     if p == math.inf:
-        return _finished(x, ops.reduce_max(size, axes=axes), axes, keepdim)
+        return _finished(input, ops.reduce_max(size, axes=axes), axes, keepdim)
     if p == -math.inf:
-        return _finished(x, ops.reduce_min(size, axes=axes), axes, keepdim)
+        return _finished(input, ops.reduce_min(size, axes=axes), axes, keepdim)
     if p == 0:
-        return sum(cast(truth(ops.stop_gradient(x)), x.dtype), axes, keepdim)
+        return sum(cast(truth(ops.stop_gradient(input)), input.dtype), axes, keepdim)
     if p == 1:
-        return _finished(x, ops.reduce_sum(size, axes=axes), axes, keepdim)
+        return _finished(input, ops.reduce_sum(size, axes=axes), axes, keepdim)
     none = ops.equal(size, size.constant(0))
-    powers = ops.where(none, x.constant(0 if p > 0 else math.inf), _power(size, none, p))
+    powers = ops.where(none, input.constant(0 if p > 0 else math.inf), _power(size, none, p))
     total = ops.reduce_sum(powers, axes=axes)
     empty = ops.equal(total, total.constant(0))
     root = ops.where(empty, total.constant(0), _power(total, empty, 1 / p))
-    return _finished(x, root, axes, keepdim)
+    return _finished(input, root, axes, keepdim)
 
 
 def _power(x: Tensor, unused: Tensor, exponent: float) -> Tensor:
@@ -454,6 +461,6 @@ def _power(x: Tensor, unused: Tensor, exponent: float) -> Tensor:
     return ops.power(ops.where(unused, x.constant(1), x), x.constant(exponent))
 
 
-def dist(x: Tensor, other: Tensor, p: float = 2) -> Tensor:
-    """The p-norm of x - other."""
-    return norm(x - other, p)
+def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
+    """The p-norm of input - other."""
+    return norm(input - other, p)

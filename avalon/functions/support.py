@@ -1,9 +1,9 @@
 """What all functions share: operands to tensors, axes, broadcasting, constants of a formula.
 
-Comes in: what a user passes (tensors, numbers, arrays, negative axes). Goes out: tensors of one dtype and
-one shape, sorted axes in range. Guaranteed: a number that belongs to a formula becomes a constant of
-the graph; a number that the user passed becomes a run-time scalar, so that another one does not compile
-again.
+Comes in: what a user passes (tensors, numbers, arrays, negative axes). Goes out: tensors of one
+dtype and one shape, sorted axes in range. Guaranteed: a number that belongs to a formula becomes a
+constant of the graph; a number that the user passed becomes a run-time scalar, so that another one
+does not compile again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def must_float(operation: str, x: Tensor) -> None:
     """Raise DTypeError unless `x` holds floats; the message says how to convert it."""
     if not x.dtype.is_floating_point:
         raise DTypeError(
-            f"[{operation}] is defined for floating point tensors, got {x.dtype!r} of shape {x.shape}; "
+            f"[{operation}] is defined for floating point tensors, got {x.dtype!r} of shape "
+            f"{x.shape}; "
             "convert it first, for example with x.float()"
         )
 

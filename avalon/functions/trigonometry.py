@@ -1,6 +1,7 @@
 """Trigonometric and hyperbolic functions and their inverses.
 
-Comes in: tensors of any shape; integers and bools become the default float dtype. Goes out: the same shape.
+Comes in: tensors of any shape; integers and bools become the default float dtype. Goes out: the
+same shape.
 Guaranteed: accurate near 0 and free of overflow before the result itself overflows; the gradients
 are the textbook's derivatives, not those of the formulas that compute the values.
 
@@ -24,13 +25,13 @@ def _one(x: Tensor) -> Tensor:
 
 @in_place
 @method("tan")
-def tan(x: Any) -> Tensor:
+def tan(input: Any) -> Tensor:
     """Tangent."""
 
-    def formula(x: Tensor) -> Tensor:
-        return ops.sin(x) / ops.cos(x)
+    def formula(input: Tensor) -> Tensor:
+        return ops.sin(input) / ops.cos(input)
 
-    return with_slope("tan", floating(x), formula, lambda x, y: _one(x) + y * y)
+    return with_slope("tan", floating(input), formula, lambda x, y: _one(x) + y * y)
 
 
 def _leg(x: Tensor) -> Tensor:
@@ -40,42 +41,42 @@ def _leg(x: Tensor) -> Tensor:
 
 @in_place
 @method("asin")
-def asin(x: Any) -> Tensor:
+def asin(input: Any) -> Tensor:
     """Inverse sine; NaN outside [-1, 1]."""
 
-    def formula(x: Tensor) -> Tensor:
-        return ops.atan2(x, _leg(x))
+    def formula(input: Tensor) -> Tensor:
+        return ops.atan2(input, _leg(input))
 
-    return with_slope("asin", floating(x), formula, lambda x, y: _one(x) / _leg(x))
+    return with_slope("asin", floating(input), formula, lambda x, y: _one(x) / _leg(x))
 
 
 @in_place
 @method("acos")
-def acos(x: Any) -> Tensor:
+def acos(input: Any) -> Tensor:
     """Inverse cosine; NaN outside [-1, 1]."""
 
-    def formula(x: Tensor) -> Tensor:
-        return ops.atan2(_leg(x), x)
+    def formula(input: Tensor) -> Tensor:
+        return ops.atan2(_leg(input), input)
 
-    return with_slope("acos", floating(x), formula, lambda x, y: -(_one(x) / _leg(x)))
+    return with_slope("acos", floating(input), formula, lambda x, y: -(_one(x) / _leg(x)))
 
 
 @in_place
 @method("atan")
-def atan(x: Any) -> Tensor:
+def atan(input: Any) -> Tensor:
     """Inverse tangent."""
 
-    def formula(x: Tensor) -> Tensor:
-        return ops.atan2(x, _one(x))
+    def formula(input: Tensor) -> Tensor:
+        return ops.atan2(input, _one(input))
 
-    return with_slope("atan", floating(x), formula, lambda x, y: _one(x) / (x * x + _one(x)))
+    return with_slope("atan", floating(input), formula, lambda x, y: _one(x) / (x * x + _one(x)))
 
 
 @in_place
 @method("atan2")
-def atan2(x: Any, other: Any) -> Tensor:
-    """Angle of the point (other, x), in [-pi, pi]."""
-    return ops.atan2(*floats_together("atan2", x, other))
+def atan2(input: Any, other: Any) -> Tensor:
+    """Angle of the point (other, input), in [-pi, pi]."""
+    return ops.atan2(*floats_together("atan2", input, other))
 
 
 def _signed(x: Tensor, size: Tensor) -> Tensor:
@@ -103,16 +104,16 @@ def _cosh(x: Tensor) -> Tensor:
 
 @in_place
 @method("sinh")
-def sinh(x: Any) -> Tensor:
+def sinh(input: Any) -> Tensor:
     """Hyperbolic sine, by expm1 near 0."""
-    return with_slope("sinh", floating(x), _sinh, lambda x, y: cosh(x))
+    return with_slope("sinh", floating(input), _sinh, lambda x, y: cosh(x))
 
 
 @in_place
 @method("cosh")
-def cosh(x: Any) -> Tensor:
+def cosh(input: Any) -> Tensor:
     """Hyperbolic cosine."""
-    return with_slope("cosh", floating(x), _cosh, lambda x, y: sinh(x))
+    return with_slope("cosh", floating(input), _cosh, lambda x, y: sinh(x))
 
 
 def _asinh(x: Tensor) -> Tensor:
@@ -126,10 +127,10 @@ def _asinh(x: Tensor) -> Tensor:
 
 @in_place
 @method("asinh")
-def asinh(x: Any) -> Tensor:
+def asinh(input: Any) -> Tensor:
     """Inverse hyperbolic sine."""
     return with_slope(
-        "asinh", floating(x), _asinh, lambda x, y: _one(x) / ops.sqrt(x * x + _one(x))
+        "asinh", floating(input), _asinh, lambda x, y: _one(x) / ops.sqrt(x * x + _one(x))
     )
 
 
@@ -143,48 +144,48 @@ def _acosh(x: Tensor) -> Tensor:
 
 @in_place
 @method("acosh")
-def acosh(x: Any) -> Tensor:
+def acosh(input: Any) -> Tensor:
     """Inverse hyperbolic cosine; NaN below 1."""
     return with_slope(
-        "acosh", floating(x), _acosh, lambda x, y: _one(x) / ops.sqrt(x * x - _one(x))
+        "acosh", floating(input), _acosh, lambda x, y: _one(x) / ops.sqrt(x * x - _one(x))
     )
 
 
 @in_place
 @method("atanh")
-def atanh(x: Any) -> Tensor:
+def atanh(input: Any) -> Tensor:
     """Inverse hyperbolic tangent; NaN outside [-1, 1]."""
 
-    def formula(x: Tensor) -> Tensor:
-        return x.constant(0.5) * (ops.log1p(x) - ops.log1p(-x))
+    def formula(input: Tensor) -> Tensor:
+        return input.constant(0.5) * (ops.log1p(input) - ops.log1p(-input))
 
-    return with_slope("atanh", floating(x), formula, lambda x, y: _one(x) / (_one(x) - x * x))
+    return with_slope("atanh", floating(input), formula, lambda x, y: _one(x) / (_one(x) - x * x))
 
 
 @in_place
 @method("deg2rad")
-def deg2rad(x: Any) -> Tensor:
+def deg2rad(input: Any) -> Tensor:
     """Degrees to radians."""
-    x = floating(x)
-    return x * x.constant(math.pi / 180)
+    input = floating(input)
+    return input * input.constant(math.pi / 180)
 
 
 @in_place
 @method("rad2deg")
-def rad2deg(x: Any) -> Tensor:
+def rad2deg(input: Any) -> Tensor:
     """Radians to degrees."""
-    x = floating(x)
-    return x * x.constant(180 / math.pi)
+    input = floating(input)
+    return input * input.constant(180 / math.pi)
 
 
 @in_place
 @method("sinc")
-def sinc(x: Any) -> Tensor:
-    """sin(pi x) / (pi x), and 1 at 0."""
-    x = floating(x)
-    origin = ops.equal(x, x.constant(0))
-    angle = ops.where(origin, x.constant(1), x) * x.constant(math.pi)
-    return ops.where(origin, x.constant(1), ops.sin(angle) / angle)
+def sinc(input: Any) -> Tensor:
+    """sin(pi input) / (pi input), and 1 at 0."""
+    input = floating(input)
+    origin = ops.equal(input, input.constant(0))
+    angle = ops.where(origin, input.constant(1), input) * input.constant(math.pi)
+    return ops.where(origin, input.constant(1), ops.sin(angle) / angle)
 
 
 arccos = alias("arccos", acos)

@@ -1,7 +1,7 @@
 """Layers by PyTorch's names, with its arguments, defaults, initial distributions and state keys.
 
-Comes in: tensors. Goes out: tensors; what a layer learns is in its parameters. `Module` is a base class that
-models may have and need not.
+Comes in: tensors. Goes out: tensors; what a layer learns is in its parameters. `Module` is a base
+class that models may have and need not.
 """
 
 from avalon.nn import functional as functional, init as init, utils as utils

@@ -167,7 +167,8 @@ class Module:
         elif name in self._parameters:
             if value is not None:
                 raise TypeError(
-                    f"[Module] cannot assign {type(value).__name__} as parameter {name!r}; expected "
+                    f"[Module] cannot assign {type(value).__name__} as parameter {name!r}; "
+                    "expected "
                     "nn.Parameter or None"
                 )
             self._parameters[name] = None

@@ -1,4 +1,6 @@
-"""Parameters: tensors that training changes, and buffers, which belong to a model but are not trained."""
+"""Parameters: tensors that training changes, and buffers, which belong to a model but are not
+trained.
+"""
 
 from __future__ import annotations
 

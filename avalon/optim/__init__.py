@@ -1,4 +1,6 @@
-"""Optimizers by PyTorch's names, used as `Adam(params, lr).step()` or as `update(Adam(lr=...), ...)`."""
+"""Optimizers by PyTorch's names, used as `Adam(params, lr).step()` or as `update(Adam(lr=...),
+...)`.
+"""
 
 from avalon.optim import lr_scheduler as lr_scheduler
 from avalon.optim.adam import (

@@ -1,7 +1,7 @@
 """Schedules of the learning rate.
 
-Comes in: an optimizer, used either way. Goes out: its `lr`, changed by `step()`. Guaranteed: PyTorch's rates
-for every epoch; a schedule can be saved and goes on where it was.
+Comes in: an optimizer, used either way. Goes out: its `lr`, changed by `step()`. Guaranteed:
+PyTorch's rates for every epoch; a schedule can be saved and goes on where it was.
 
 Source: https://docs.pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate
 """
@@ -20,7 +20,8 @@ Lambda = Callable[[int], float]
 
 
 class LRScheduler:
-    """Base class: `rate(base, epoch)` of a subclass gives the rate of an epoch from the initial one.
+    """Base class: `rate(base, epoch)` of a subclass gives the rate of an epoch from the initial
+    one.
 
     Schedules that depend on the rate before (because others change it too) override `get_lr`.
     """
@@ -176,7 +177,8 @@ class LinearLR(LRScheduler):
     ) -> None:
         if not 0 < start_factor <= 1 or not 0 <= end_factor <= 1:
             raise ValueError(
-                f"[LinearLR] start_factor {start_factor} must lie in (0, 1], end_factor {end_factor} "
+                f"[LinearLR] start_factor {start_factor} must lie in (0, 1], end_factor "
+                f"{end_factor} "
                 "in [0, 1]"
             )
         self.start_factor = start_factor
@@ -328,7 +330,8 @@ class SequentialLR(LRScheduler):
     ) -> None:
         if len(milestones) != len(schedulers) - 1:
             raise ValueError(
-                f"[SequentialLR] {len(schedulers)} schedules need {len(schedulers) - 1} milestones, "
+                f"[SequentialLR] {len(schedulers)} schedules need {len(schedulers) - 1} "
+                "milestones, "
                 f"got {len(milestones)}"
             )
         self.optimizer = optimizer

@@ -1,9 +1,10 @@
 """Optimizer: what all optimizers share, whichever way they are used.
 
-Comes in: parameters with gradients (`Adam(params, lr).step()`), or a model and a structure of gradients
-(`av.update(Adam(lr=...), model, gradients)`). Goes out: parameters and state, written in place.
-Guaranteed: both ways run the same formulas and give the same bits; the settings (lr, betas, ...) are
-run-time numbers, step counts are tensors, so that neither compiles anything again; a parameter
+Comes in: parameters with gradients (`Adam(params, lr).step()`), or a model and a structure of
+gradients (`av.update(Adam(lr=...), model, gradients)`). Goes out: parameters and state, written in
+place.
+Guaranteed: both ways run the same formulas and give the same bits; the settings (lr, betas, ...)
+are run-time numbers, step counts are tensors, so that neither compiles anything again; a parameter
 without gradient is left alone.
 
 Source: https://docs.pytorch.org/docs/stable/optim.html
@@ -42,7 +43,8 @@ class Optimizer:
             )
         if isinstance(params, Tensor):
             raise TypeError(
-                f"[{name}] params must be an iterable of tensors or dicts, got a tensor; write [tensor]"
+                f"[{name}] params must be an iterable of tensors or dicts, got a tensor; write "
+                "[tensor]"
             )
         self.defaults = defaults
         self.param_groups: list[Group] = []
@@ -131,7 +133,8 @@ class Optimizer:
         if not self.param_groups:
             name = type(self).__name__
             raise TypeError(
-                f"[{name}] was made without parameters; call av.update(optimizer, model, gradients), "
+                f"[{name}] was made without parameters; call av.update(optimizer, model, "
+                "gradients), "
                 f"or make it with {name}(model.parameters())"
             )
         loss = None

@@ -1,9 +1,9 @@
 """The functional way: one step of an optimizer on a model, with gradients shaped like the model.
 
-Comes in: an optimizer made without parameters, a model (any structure), and the gradients that `av.grad`
-gave for it. Goes out: the model's tensors and the optimizer's state, written in place. Guaranteed: the
-state is kept by the leaf's path in the model; shared leaves are updated once; a leaf without gradient
-is left alone.
+Comes in: an optimizer made without parameters, a model (any structure), and the gradients that
+`av.grad` gave for it. Goes out: the model's tensors and the optimizer's state, written in place.
+Guaranteed: the state is kept by the leaf's path in the model; shared leaves are updated once; a
+leaf without gradient is left alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def update(optimizer: Optimizer, model: Any, gradients: Any) -> None:
     updates = [(path, leaf, given[path]) for path, leaf in parameters.items() if path in given]
     if not updates:
         raise AutogradError(
-            f"[update] none of the {len(parameters)} trained tensors of {type(model).__name__} has a "
+            f"[update] none of the {len(parameters)} trained tensors of {type(model).__name__} "
+            "has a "
             "gradient: does the loss depend on the model, and are these gradients those of this "
             "model (av.grad gives one structure for each argument)?"
         )

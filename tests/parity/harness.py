@@ -1,8 +1,8 @@
 """Runs one expression in PyTorch and in Avalon and compares values, dtypes, shapes and gradients.
 
-Comes in: Python expressions over `T` (torch or avalon), `F` (nn.functional), `nn` and the named inputs below.
-Goes out: an assertion error that shows the first difference. An expression that raises in PyTorch has
-to raise in Avalon.
+Comes in: Python expressions over `T` (torch or avalon), `F` (nn.functional), `nn` and the named
+inputs below. Goes out: an assertion error that shows the first difference. An expression that
+raises in PyTorch has to raise in Avalon.
 """
 
 import re
@@ -10,10 +10,11 @@ import warnings
 import zlib
 from collections import Counter
 
-import avalon
-import avalon.nn.functional
 import numpy as np
 import torch
+
+import avalon
+import avalon.nn.functional
 
 COUNTS = Counter()
 

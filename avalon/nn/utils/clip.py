@@ -33,7 +33,8 @@ def get_total_norm(
         total = norm(stack(norms), float(norm_type))
         if error_if_nonfinite and not bool(total.isfinite().item()):
             raise AutogradError(
-                f"[clip_grad_norm_] the total norm of order {norm_type} is {total.item()}, so that it "
+                f"[clip_grad_norm_] the total norm of order {norm_type} is {total.item()}, so "
+                "that it "
                 "cannot be clipped; pass error_if_nonfinite=False to scale by it anyway"
             )
     return total
