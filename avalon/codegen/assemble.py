@@ -149,7 +149,9 @@ class Assembler:
 
     def finish(self) -> Plan:
         """Offer the donations and hand over the plan."""
-        inputs = {node: position for node, position in self.positions.items() if not node.scalar}
+        inputs: dict[Value, int] = {
+            node: position for node, position in self.positions.items() if not node.scalar
+        }
         outputs: dict[Value, int] = {}
         for position, value in enumerate(self.output_values):
             outputs.setdefault(value, position)
@@ -157,19 +159,33 @@ class Assembler:
         for step in self.schedule.steps:
             for value in written_by(step):
                 writers[self.resolve(value)] = writers.get(self.resolve(value), 0) + 1
-        taken: set[int] = set()
+        candidates: dict[int, list[int]] = {}  # input position -> output positions
         for step in self.schedule.steps:
             if not isinstance(step, Step):
                 continue
             for written, read in donated_pairs(step):
                 target, source = self.resolve(written), self.resolve(read)
-                if target not in outputs or source not in inputs or writers[target] != 1:
-                    continue
-                pair = outputs[target], inputs[source]
-                if pair[1] not in taken and pair[0] not in {o for o, _ in self.plan.donations}:
-                    taken.add(pair[1])
-                    self.plan.donations.append(pair)
+                if target in outputs and source in inputs and writers[target] == 1:
+                    candidates.setdefault(inputs[source], []).append(outputs[target])
+        self.plan.donations.extend(match_donations(candidates))
         return self.plan
+
+
+def match_donations(candidates: dict[int, list[int]]) -> list[tuple[int, int]]:
+    """Pairs (output, input), each at most once. Inputs that few results depend on choose first: a
+    parameter is read by its own update only, a gradient by that of every state.
+
+    >>> match_donations({0: [0], 1: [0, 1], 2: [0, 1]})
+    [(0, 0), (1, 1)]
+    """
+    pairs = []
+    taken: set[int] = set()
+    for position in sorted(candidates, key=lambda position: (len(candidates[position]), position)):
+        free = [output for output in candidates[position] if output not in taken]
+        if free:
+            taken.add(free[0])
+            pairs.append((free[0], position))
+    return pairs
 
 
 def written_by(step: Step | LibraryStep) -> Iterable[Value]:

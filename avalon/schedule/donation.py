@@ -7,7 +7,7 @@ each element is read before it is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from avalon.schedule.index import Affine
 from avalon.schedule.loops import (
@@ -17,36 +17,33 @@ from avalon.schedule.loops import (
     Extreme,
     Inside,
     Load,
-    Nest,
     Reduce,
 )  # fmt: skip
 from avalon.schedule.steps import Step, Value
 
 
 def donated_pairs(step: Step) -> Iterator[tuple[Value, Value]]:
-    """Pairs (written, read) of equal type and size."""
-    nest = step.nest
-    if len(nest.stages) != 1:
+    """Pairs (written, read) of equal type and size, of which the one depends on the other."""
+    if len(step.nest.stages) != 1:
         return
-    loads = loads_of(nest)
-    if loads is None:
-        return
-    for store in nest.stages[0].stores:
+    stores = step.nest.stages[0].stores
+    loads = loads_of([store.value for store in stores])
+    for store in stores:
         if store.argument < 0 or store.guards:
             continue
         written = step.keys[store.argument]
-        for argument, forms in loads.items():
-            if argument in step.written or len(forms) != 1:
+        for argument in loads_of([store.value]):
+            if argument in step.written or loads[argument] != {store.index}:
                 continue
             read = step.keys[argument]
-            if store.index in forms and read.dtype is written.dtype and read.shape == written.shape:
+            if read.dtype is written.dtype and read.shape == written.shape:
                 yield written, read
 
 
-def loads_of(nest: Nest) -> dict[int, set[Affine]] | None:
-    """Where each buffer of a nest is read; None if some index is data."""
+def loads_of(values: Sequence[Expression]) -> dict[int, set[Affine]]:
+    """Where each buffer that the values are computed from is read."""
     found: dict[int, set[Affine]] = {}
-    pending: list[Expression] = [store.value for stage in nest.stages for store in stage.stores]
+    pending = list(values)
     seen: set[int] = set()
     while pending:
         e = pending.pop()
