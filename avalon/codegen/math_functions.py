@@ -117,7 +117,7 @@ def exp_reduced(emit: Emit, x: Value) -> tuple[Value, Value]:
 
 
 def exp(emit: Emit, x: Value) -> Value:
-    """e to the power of x."""
+    """e to the power of x (float32: within 1.04 units in the last place)."""
     low, high = (-105.0, 89.0) if x.dtype is dtypes.float32 else (-746.0, 710.0)
     count, rest = exp_reduced(emit, at_least(emit, at_most(emit, x, high), low))
     # Two factors, so that denormal results are rounded once and large ones become infinite.
@@ -133,7 +133,7 @@ def exp_normal(emit: Emit, x: Value) -> Value:
 
 
 def expm1(emit: Emit, x: Value) -> Value:
-    """exp(x) - 1."""
+    """exp(x) - 1 (float32: within 1.58 units in the last place)."""
     low, high = (-17.5, 89.0) if x.dtype is dtypes.float32 else (-37.5, 710.0)
     count, rest = exp_reduced(emit, at_least(emit, at_most(emit, x, high), low))
     # Half the power, as 2**128 itself is no float32.
@@ -209,7 +209,7 @@ def normalized(emit: Emit, x: Value) -> tuple[Value, Value]:
 
 
 def log(emit: Emit, x: Value) -> Value:
-    """The natural logarithm."""
+    """The natural logarithm (float32: within 0.81 units in the last place)."""
     extra, scaled = normalized(emit, x)
     exponent, mantissa = split(emit, scaled)
     k = emit.add(whole(emit, exponent, x.dtype), extra)
@@ -217,7 +217,7 @@ def log(emit: Emit, x: Value) -> Value:
 
 
 def log1p(emit: Emit, x: Value) -> Value:
-    """log(1 + x)."""
+    """log(1 + x) (float32: within 1.39 units in the last place)."""
     form, one = format_of(x), emit.like(x, 1.0)
     u = emit.add(x, one)
     exponent, mantissa = split(emit, u)
@@ -243,7 +243,7 @@ _TANH_DOUBLE = (
 
 
 def tanh(emit: Emit, x: Value) -> Value:
-    """The hyperbolic tangent."""
+    """The hyperbolic tangent (float32: within 1.49 units in the last place)."""
     single = x.dtype is dtypes.float32
     a, one = emit.absolute(x), emit.like(x, 1.0)
     square = emit.multiply(a, a)
@@ -285,7 +285,7 @@ _ERF_TAIL_DOUBLE = (
 
 
 def erf(emit: Emit, x: Value) -> Value:
-    """The error function."""
+    """The error function (float32: within 1.11 units in the last place)."""
     single = x.dtype is dtypes.float32
     a, one = emit.absolute(x), emit.like(x, 1.0)
     rest = polynomial(emit, emit.multiply(a, a), _ERF_SINGLE if single else _ERF_DOUBLE)
