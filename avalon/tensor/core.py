@@ -313,8 +313,10 @@ class Tensor(Installed):
             return True
         if self._base is None:
             return False
+        if self._base.requires_grad:
+            return True
         stale = self._seen != self._count().count and self._base._written is not None
-        return stale or self._base.requires_grad
+        return stale and self._creation is DEFAULT
 
     @requires_grad.setter
     def requires_grad(self, wanted: bool) -> None:
@@ -354,7 +356,8 @@ class Tensor(Installed):
         if base is None:
             return self._history
         count, edge = self._count().count, base._written
-        if self._seen == count or (self._history is None and edge is None):
+        follows = edge is not None if self._creation is DEFAULT else base.requires_grad
+        if self._seen == count or (self._history is None and not follows):
             return self._history
         self._forbid_special_view("its base or another view of its base has been")
         if edge is None:  # a view of what a leaf view was made from

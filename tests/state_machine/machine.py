@@ -410,8 +410,8 @@ class Program:
         choice = self.random.random()
         if choice < 0.3:
             name = self.random.choice(["add_", "mul_", "sub_", "copy_", "__iadd__"])
-            if _odd(tensor, world.tensors[other]):
-                return ("zero", one)
+            if _odd(tensor, world.tensors[other]) or _tangled(tensor, world.tensors[other]):
+                return self.make()
             return ("write", name, one, other)
         if choice < 0.5:
             name = self.random.choice(["add_", "mul_", "fill_", "__imul__"])
@@ -427,8 +427,8 @@ class Program:
         if choice < 0.8:
             return ("set", one, self.index(shape, not _repeats(tensor)), self.number())
         if choice < 0.92:
-            if _odd(tensor, world.tensors[other]):
-                return ("zero", one)
+            if _odd(tensor, world.tensors[other]) or _tangled(tensor, world.tensors[other]):
+                return self.make()
             return ("set_tensor", one, self.index(shape, not _repeats(tensor)), other)
         if _repeats(tensor):
             return self.make()
@@ -497,6 +497,24 @@ def _odd(target: Any, source: Any) -> bool:
         and not target.is_floating_point()
         and source.requires_grad
     )
+
+
+def _tangled(target: Any, source: Any) -> bool:
+    """PyTorch reads what it has just written where operands overlap in ways that it does not see."""
+    if target is None or source is None:
+        return False
+    if target.untyped_storage().data_ptr() != source.untyped_storage().data_ptr():
+        return False
+    return not (_is_dense(target) and _is_dense(source))
+
+
+def _is_dense(tensor: Any) -> bool:
+    expected = 1
+    for step, extent in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if extent != 1 and step != expected:
+            return False
+        expected *= extent
+    return True
 
 
 def _repeats(tensor: Any) -> bool:
