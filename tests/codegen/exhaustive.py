@@ -19,8 +19,8 @@ from tests.codegen.harness import load, slots
 
 
 def kernel_text(name: str, lanes: int) -> str:
-    """A kernel over bit patterns [begin, end): per lane the largest error in units in the last place,
-    its input's bits, and how often just one of both results was not finite.
+    """A kernel over bit patterns [begin, end): per lane the largest error in units in the last
+    place, its input's bits, and how often just one of both results was not finite.
     """
     emit = Emit("sweep", host())
     none = emit.constant(0, dtypes.int32, lanes)
