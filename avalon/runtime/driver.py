@@ -56,6 +56,9 @@ POOL_WORDS = 48
 
 _FUTEX_WAIT_PRIVATE, _FUTEX_WAKE_PRIVATE = 128, 129
 _EVERYBODY = 0x7FFFFFFF
+# Pauses before a thread takes another one's chunk: a launch of one chunk stays with its owner, the
+# calling thread, in whose cache its data are.
+_HESITATION = 8
 _MXCSR_IEEE, _MXCSR_FLUSH = 0x1F80, 0x1F80 | 0x8040
 _FPCR_FLUSH = 1 << 24
 
@@ -278,6 +281,7 @@ _WORK = f"""
   %arena = load ptr, ptr %values
   %scratch.offset = mul i64 %stride, %thread
   %scratch = getelementptr i8, ptr %arena, i64 %scratch.offset
+  %rounding = sub i64 %threads, 1
   %control = call i64 @enter(i64 %flush)
   br label %launch
 launch:
@@ -321,18 +325,26 @@ share:
   %owner = srem i64 %owner.sum, %threads
   %owner.next = add i64 %owner, 1
   %first.part = mul i64 %chunks, %owner
-  %first = sdiv i64 %first.part, %threads
+  %first.up = add i64 %first.part, %rounding
+  %first = sdiv i64 %first.up, %threads
   %last.part = mul i64 %chunks, %owner.next
-  %last = sdiv i64 %last.part, %threads
+  %last.up = add i64 %last.part, %rounding
+  %last = sdiv i64 %last.up, %threads
   %share.size = sub i64 %last, %first
   %counter.number = add i64 %own.counters, %owner
   %counter.word = mul i64 %counter.number, {COUNTER_WORDS}
 {_at("next", "%counters", "%counter.word")}
   %seen = load atomic i64, ptr %next monotonic, align 8
   %left = icmp slt i64 %seen, %share.size
-  br i1 %left, label %claim, label %claimed
+  br i1 %left, label %look.closer, label %claimed
 claimed:
   br label %shares
+look.closer:
+  %own = icmp eq i64 %s, 0
+  br i1 %own, label %claim, label %hesitate
+hesitate:
+  call void @spin(i64 {_HESITATION})
+  br label %claim
 claim:
   %turn = atomicrmw add ptr %next, i64 1 monotonic
   %mine = icmp slt i64 %turn, %share.size
