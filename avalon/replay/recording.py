@@ -212,8 +212,8 @@ class Recording:
         return Outcome("host", -1, value)
 
     def _template(self, tensor: Tensor) -> Template:
-        if tensor._history is not None:
-            self.refusal = "it leaves a tensor with gradient history behind"
+        if tensor._history is not None and tensor._history.holds_values():
+            self.refusal = "it leaves a tensor behind whose gradient history holds values"
         number = self._cells.get(id(tensor._cell))
         if number is None:
             number = self._cells[id(tensor._cell)] = -1 - len(self.made)

@@ -359,3 +359,34 @@ def test_program_before_there_is_one():
     step = av.compile(lambda x: x)
     with pytest.raises(TraceError, match="no program yet"):
         _ = step.program
+
+
+def test_a_loss_may_be_returned_after_its_backward():
+    weight = av.tensor([2.0, 3.0], requires_grad=True)
+
+    @av.compile
+    def step(x):
+        weight.grad = None
+        loss = ((x * weight) ** 2).mean()
+        loss.backward()
+        return loss
+
+    for k in range(6):
+        loss = step(av.tensor([float(k), 1.0]))
+        assert loss.item() == pytest.approx(((2.0 * k) ** 2 + 9) / 2)
+        assert weight.grad.tolist() == pytest.approx([2.0 * k * k, 3.0])
+    assert step.replayed == 3  # the first call found no gradient, the second did
+    assert loss.requires_grad
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_a_loss_that_still_has_its_history_is_not_replayed():
+    weight = av.tensor([2.0], requires_grad=True)
+    step = av.compile(lambda x: (x * weight * weight).sum())
+    for k in range(4):
+        weight.grad = None
+        step(av.tensor([float(k)])).backward()
+        assert weight.grad.tolist() == [4.0 * k]
+    assert step.replayed == 0
+    assert "history holds values" in step.reason
