@@ -23,6 +23,7 @@ from typing import Any
 from avalon import struct
 from avalon.checkpoint import Rewind, RunState
 from avalon.data.batches import Batch, as_batch, as_batches, number_of_batches
+from avalon.dtype import float64
 from avalon.functions import argmax, clamp
 from avalon.history import History
 from avalon.model import call, in_mode
@@ -149,6 +150,8 @@ def fit(
             )
         finally:
             show.close()
+            if _is_function(schedule):
+                optimizer.lr = float(optimizer.lr)
     return history
 
 
@@ -305,9 +308,10 @@ class _Run:
         return {name: total / count for name, total in sums.items()}
 
     def _set_rate(self, epoch: float) -> None:
-        if self.schedule is None or hasattr(self.schedule, "step"):
-            return
-        self.optimizer.lr = float(self.schedule(epoch))
+        if _is_function(self.schedule):
+            # As a tensor it is an input of the step; as a number a new one would be a new step. In
+            # float64 all arithmetic on it is that of Python's numbers.
+            self.optimizer.lr = tensor(float(self.schedule(epoch)), dtype=float64)
 
     def _stop_at(self, batch: Batch, value: float) -> None:
         """Go back to before the batch whose loss is not finite, and say where that arose."""
@@ -344,6 +348,11 @@ def _check_reached(model: Any, gradients: Any) -> None:
             f"[fit] the loss does not depend on {shown}: use what the model holds, or freeze it "
             f"with requires_grad_(False)"
         )
+
+
+def _is_function(schedule: Any) -> bool:
+    """True for a function of the epoch, False for one of `optim.lr_scheduler`."""
+    return callable(schedule) and not hasattr(schedule, "step")
 
 
 def _metric(metric: str | Metric) -> Metric:

@@ -41,11 +41,11 @@ def table(results: Results) -> str:
     """The results as text."""
     lines = [f"{name}: {value}" for name, value in results["machine"].items()]
     names = list(next(iter(results["workloads"].values()))["milliseconds"])
-    lines += ["", f"{'milliseconds':<36}" + "".join(f"{name:>14}" for name in names)]
+    lines += ["", f"{'milliseconds':<36}" + "".join(f"{name:>18}" for name in names)]
     for title, workload in results["workloads"].items():
         times, ratios = workload["milliseconds"], workload["times as long"]
         cells = (f"{times[n]:.2f}" + (f" ({ratios[n]:.2f}x)" if n in ratios else "") for n in names)
-        lines.append(f"{title:<36}" + "".join(f"{cell:>14}" for cell in cells))
+        lines.append(f"{title:<36}" + "".join(f"{cell:>18}" for cell in cells))
     lines += ["", "(in brackets: how many times as long as Avalon's compiled step)"]
     for section in ("first four steps less four steady ones", "import", "compiled call"):
         if section in results:

@@ -180,6 +180,24 @@ def test_a_schedule_is_asked_before_every_step():
     assert bits(model) == before
 
 
+@pytest.mark.parametrize("kind", [av.optim.AdamW, av.optim.SGD, av.optim.RMSprop])
+def test_a_schedule_gives_the_bits_of_rates_set_by_hand(kind, capsys):
+    ours, theirs = Plain(), Plain()
+    optimizer = kind(lr=1.0)
+    fit(ours, optimizer=optimizer, epochs=4, batch_size=25, shuffle=False, progress=True,
+        schedule=lambda epoch: 0.1 / (1 + epoch))  # fmt: skip
+    assert "recorded one by one" not in capsys.readouterr().err
+    assert optimizer.lr == 0.1 / 4.5
+    by_hand = kind(av.parameters(theirs), lr=1.0)
+    for step in range(8):
+        by_hand.lr = 0.1 / (1 + step / 2)
+        rows = slice(0, 25) if step % 2 == 0 else slice(25, 50)
+        by_hand.zero_grad()
+        F.nll_loss(theirs(av.tensor(X[rows])), av.tensor(Y[rows])).backward()
+        by_hand.step()
+    assert ours.weight.tolist() == theirs.weight.tolist()
+
+
 def test_metrics_by_name_and_by_function():
     def mean_output(outputs, target):
         return outputs.mean()
