@@ -15,12 +15,11 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from avalon import ops
+from avalon.differentiation import Gradient, accumulate as add_to, gradient_of
 from avalon.dtype import DType
 from avalon.errors import AutogradError
 from avalon.graph.primitive import Primitive
 from avalon.shape import Shape
-from avalon.tracing.gradients import Gradient, gradient_of
 from avalon.tracing.modes import modes
 from avalon.tracing.values import Value
 
@@ -144,6 +143,27 @@ class History:
             self.keepers = [keeper for keeper in self.keepers or () if keeper() is not tensor]
         return found
 
+    def holds_values(self) -> bool:
+        """Whether a walk from here would read a kept value, or call a function that might.
+
+        A history that was walked holds none: a loss after its `backward()`.
+        """
+        seen: set[History] = set()
+        pending: list[History] = [self]
+        while pending:
+            history = pending.pop()
+            gradient = history._gradient
+            if isinstance(gradient, Gradient):
+                if gradient.keeps:
+                    return True
+            elif gradient is not None:
+                return True
+            for operand in history.inputs:
+                if operand is not None and operand not in seen:
+                    seen.add(operand)
+                    pending.append(operand)
+        return False
+
     def release(self) -> None:
         """Give back what was kept. What kept nothing can be walked again, as in PyTorch."""
         gradient = self._gradient
@@ -187,12 +207,9 @@ def backward(
 
     def send(history: History, cotangent: Any) -> None:
         serial = history.serial
-        before = cotangents.get(serial)
-        if before is None:
+        if serial not in cotangents:
             heapq.heappush(waiting, (-serial, history))
-            cotangents[serial] = cotangent
-        else:
-            cotangents[serial] = ops.add(before, cotangent)
+        cotangents[serial] = add_to(cotangents.get(serial), cotangent)
 
     for history, cotangent in roots:
         send(history, cotangent)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from avalon import dtype as dtypes, ops
-from avalon.autograd import gradients
+from avalon.differentiation import gradients
 from avalon.graph.graph import Graph
 from avalon.graph.interpret import interpret
 from avalon.graph.primitive import table

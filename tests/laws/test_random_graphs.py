@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from avalon import dtype as dtypes, ops
-from avalon.autograd import gradients
 from avalon.compiler import compile_graph
+from avalon.differentiation import gradients
 from avalon.graph.graph import Graph
 from avalon.graph.interpret import to_storage
 from avalon.graph.show import show

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from avalon import dtype as dtypes, ops
-from avalon.autograd import gradients
+from avalon.differentiation import gradients
 from avalon.graph.graph import Graph
 from avalon.graph.interpret import interpret
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from avalon.autograd import gradients
 from avalon.compiler import compile_graph
+from avalon.differentiation import gradients
 from avalon.dtype import float32
 from avalon.errors import DeclarationError
 from avalon.graph import primitive as module

@@ -1,8 +1,9 @@
 """The gradient of one call, traced once: which values it reads, and the calls that compute it.
 
-Comes in: a primitive, the shapes and dtypes of its operands, and which operands need a cotangent. Goes
-out: a `Gradient`, cached, that says which operands must be kept for it and that can be applied to
-values or to tensors. Guaranteed: nothing is kept or computed that the needed cotangents do not read.
+Comes in: a primitive, the shapes and dtypes of its operands, and which operands need a cotangent.
+Goes out: a `Gradient`, cached, that says which operands must be kept for it and that can be applied
+to values or to tensors. Guaranteed: nothing is kept or computed that the needed cotangents do not
+read.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class Gradient:
     Attributes:
         reads: positions of the operands whose values it needs.
         reads_output: True if it needs the call's own result.
-        keeps: True if it reads more than a movement's starts: then what it reads is given back after a
-            walk, and it cannot be walked again.
+        keeps: True if it reads more than a movement's starts: then what it reads is given back
+            after a walk, and it cannot be walked again.
     """
 
     __slots__ = ("_results", "_slots", "_steps", "keeps", "reads", "reads_output")
@@ -44,10 +45,7 @@ class Gradient:
         cotangent = graph.input(*result, "g")
         output = graph.input(*result, "y")
         operands = [graph.input(*kind) for kind in kinds]
-        rule = primitive.rules["gradient"]
-        made = rule(cotangent, output, *operands, **parameters)
-        if not isinstance(made, tuple):
-            made = (made,)
+        made = primitive.cotangents(cotangent, output, operands, parameters)
         if len(made) != len(operands):
             raise AutogradError(
                 f"[{primitive.name}] its gradient rule gives {len(made)} cotangents for "
@@ -55,9 +53,7 @@ class Gradient:
             )
         wanted = [node if need else None for node, need in zip(made, needed, strict=True)]
         used = _reachable(node for node in wanted if node is not None)
-        self.reads = tuple(
-            position for position, node in enumerate(operands) if id(node) in used
-        )
+        self.reads = tuple(position for position, node in enumerate(operands) if id(node) in used)
         self.reads_output = id(output) in used
         self.keeps = primitive.kind is not Movement and (bool(self.reads) or self.reads_output)
         self._trace(graph, [cotangent, output, *operands], wanted, used)
@@ -118,8 +114,8 @@ def gradient_of(
     parameters: dict[str, Any],
     needed: tuple[bool, ...],
 ) -> Gradient:
-    """The gradient of the call `primitive(*operands, **parameters)`, from the cache if it was seen."""
-    key = (
+    """The gradient of the call `primitive(*operands, **parameters)`, from the cache if seen."""
+    key: Any = (
         primitive,
         needed,
         result.dtype,

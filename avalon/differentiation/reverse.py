@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from avalon.autograd.accumulate import accumulate
+from avalon.differentiation.accumulate import accumulate
+from avalon.differentiation.rules import gradient_of
 from avalon.errors import AutogradError
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Node
@@ -43,16 +44,18 @@ def gradients(
     for output, seed in zip(outputs, given, strict=True):
         cotangents[output] = accumulate(cotangents.get(output), _seed(graph, output, seed))
 
-    for call in reversed(_between(graph, outputs, inputs)):
+    depends = _depending(graph, inputs)
+    for call in reversed(_between(graph, outputs, depends)):
         g = cotangents.get(call)
         if g is None:
             continue
         graph.note = describe(call)
         graph.source = call.source
-        found = call.primitive.cotangents(g, call, call.operands, call.parameters)
+        needed = tuple(operand in depends for operand in call.operands)
+        rule = gradient_of(call.primitive, call.operands, call, call.parameters, needed)
+        found = rule.apply(g, call, call.operands)
         for operand, cotangent in zip(call.operands, found, strict=True):
-            if cotangent is not None and operand.dtype.is_floating_point:
-                cotangents[operand] = accumulate(cotangents.get(operand), cotangent)
+            cotangents[operand] = accumulate(cotangents.get(operand), cotangent)
     graph.note, graph.source = before
     return [cotangents.get(node) for node in inputs]
 
@@ -79,25 +82,27 @@ def _seed(graph: Graph, output: Node, seed: Node | None) -> Node:
     return seed
 
 
-def _between(graph: Graph, outputs: Sequence[Node], inputs: Sequence[Node]) -> list[Call]:
-    """The calls through which gradients flow, in order: they depend on an input, and an output on
-    them.
-    """
+def _depending(graph: Graph, inputs: Sequence[Node]) -> set[Node]:
+    """The floating nodes that depend on `inputs` through floating ones, `inputs` included."""
+    found = {node for node in inputs if node.dtype.is_floating_point}
+    for node in graph.nodes:
+        if (
+            isinstance(node, Call)
+            and node.dtype.is_floating_point
+            and any(operand in found for operand in node.operands)
+        ):
+            found.add(node)
+    return found
+
+
+def _between(graph: Graph, outputs: Sequence[Node], depends: set[Node]) -> list[Call]:
+    """The calls among `depends` that an output needs, in order."""
     needed = set(outputs)
-    nodes = graph.nodes
-    calls = []
-    for node in reversed(nodes):
+    found = []
+    for node in reversed(graph.nodes):
         if node in needed and isinstance(node, Call):
             needed.update(node.operands)
-            calls.append(node)
-    calls.reverse()
-    wanted = set(inputs)
-    depends = set(inputs)
-    found = []
-    for call in calls:
-        if call.dtype.is_floating_point and any(operand in depends for operand in call.operands):
-            depends.add(call)
-            found.append(call)
-        elif call in wanted:
-            depends.add(call)
+            if node in depends:
+                found.append(node)
+    found.reverse()
     return found

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from avalon import ops
-from avalon.autograd import Reads, gradients, reads
+from avalon.differentiation import gradient_of, gradients
 from avalon.dtype import float32, float64, int64
 from avalon.errors import AutogradError
 from avalon.graph.graph import Graph
@@ -130,21 +130,35 @@ def test_a_hundred_thousand_nodes():
 
 
 @pytest.mark.parametrize(
-    ("primitive", "shapes", "parameters", "operand", "expected"),
+    ("primitive", "shapes", "parameters", "operand", "reads", "reads_output"),
     [
-        (ops.exp, [(3,)], {}, 0, Reads(True, True, ())),
-        (ops.log, [(3,)], {}, 0, Reads(True, False, (0,))),
-        (ops.add, [(3,), (3,)], {}, 1, Reads(True, False, ())),
-        (ops.multiply, [(3,), (3,)], {}, 0, Reads(True, False, (1,))),
-        (ops.divide, [(3,), (3,)], {}, 1, Reads(True, True, (1,))),
-        (ops.contract, [(1, 2, 3), (1, 3, 4)], {}, 1, Reads(True, False, (0,))),
-        (ops.reduce_sum, [(3, 4)], {"axes": (0,)}, 0, Reads(True, False, ())),
-        (ops.reduce_max, [(3, 4)], {"axes": (0,)}, 0, Reads(True, True, (0,))),
-        (ops.stop_gradient, [(3,)], {}, 0, Reads(False, False, ())),
-        (ops.floor, [(3,)], {}, 0, Reads(True, False, ())),
+        (ops.exp, [(3,)], {}, 0, (), True),
+        (ops.log, [(3,)], {}, 0, (0,), False),
+        (ops.add, [(3,), (3,)], {}, 1, (), False),
+        (ops.multiply, [(3,), (3,)], {}, 0, (1,), False),
+        (ops.divide, [(3,), (3,)], {}, 1, (1,), True),
+        (ops.contract, [(1, 2, 3), (1, 3, 4)], {}, 1, (0,), False),
+        (ops.reduce_sum, [(3, 4)], {"axes": (0,)}, 0, (), False),
+        (ops.reduce_max, [(3, 4)], {"axes": (0,)}, 0, (0,), True),
+        (ops.stop_gradient, [(3,)], {}, 0, (), False),
+        (ops.floor, [(3,)], {}, 0, (), False),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
-def test_reads(primitive, shapes, parameters, operand, expected):
-    types = [(shape, float32) for shape in shapes]
-    assert reads(primitive, types, parameters, operand) == expected
+def test_a_rule_reads_only_what_it_needs(
+    primitive, shapes, parameters, operand, reads, reads_output
+):
+    graph = Graph()
+    operands = [graph.input(shape, float32) for shape in shapes]
+    call = graph.call(primitive, operands, parameters)
+    needed = tuple(position == operand for position in range(len(operands)))
+    rule = gradient_of(primitive, operands, call, parameters, needed)
+    assert (rule.reads, rule.reads_output) == (reads, reads_output)
+    assert gradient_of(primitive, operands, call, parameters, needed) is rule
+    g = graph.input(call.shape, call.dtype)
+    output = call if reads_output else None
+    given = [x if position in reads else None for position, x in enumerate(operands)]
+    found = rule.apply(g, output, given)
+    assert [x is None for x in found] == [
+        not need or primitive is ops.stop_gradient for need in needed
+    ]
