@@ -110,17 +110,8 @@ class Assembler:
             nest, numbers = generic(nest)  # the number of the check is an argument
         kernel = kernel_of(nest, self.target)
         plan.kernels[kernel.symbol] = kernel
-        arguments = []
-        nbytes = 0
-        for place, key in enumerate(step.keys):
-            if not isinstance(key, tuple):
-                number = self.number(key)
-                nbytes += plan.buffers[number].nbytes
-                arguments.append(Argument("buffer", number, place in step.written))
-            elif key[0] == "scalar":
-                arguments.append(Argument("scalar", self.positions[key[1]]))
-            else:
-                arguments.append(Argument("status", 0))
+        arguments = self.arguments(step)
+        nbytes = sum(plan.buffers[a.value].nbytes for a in arguments if a.kind == "buffer")
         arguments.extend(Argument("integer", number) for number in numbers)
         plan.launches.append(
             Launch(
@@ -129,11 +120,26 @@ class Assembler:
             )
         )  # fmt: skip
 
+    def arguments(self, step: Step, absent: int = -1) -> list[Argument]:
+        """What the slots of a nest hold; the buffer of argument `absent` is left out."""
+        found = []
+        for place, key in enumerate(step.keys):
+            if place == absent:
+                found.append(Argument("integer", 0))
+            elif not isinstance(key, tuple):
+                found.append(Argument("buffer", self.number(key), place in step.written))
+            elif key[0] == "scalar":
+                found.append(Argument("scalar", self.positions[key[1]]))
+            else:
+                found.append(Argument("status", 0))
+        return found
+
     def add_library(self, step: LibraryStep) -> None:
         kernels, launches = library_kernels(step, self, self.target)
         for kernel in kernels:
             self.plan.kernels[kernel.symbol] = kernel
-        note, source = note_of((step.call,)), source_of((step.call,))
+        nodes = (step.call, *(step.epilogue.step.nodes if step.epilogue else ()))
+        note, source = note_of(nodes), source_of(nodes)
         for launch in launches:
             self.plan.launches.append(
                 Launch(
@@ -192,7 +198,10 @@ def written_by(step: Step | LibraryStep) -> Iterable[Value]:
     """The values that a step writes."""
     if isinstance(step, Step):
         return [step.keys[place] for place in step.written]
-    return [step.result.value]
+    if step.epilogue is None:
+        return [step.result.value]
+    kept = [step.result.value] if step.epilogue.keeps else []
+    return [*kept, *written_by(step.epilogue.step)]
 
 
 def note_of(nodes: Iterable[Node]) -> str:

@@ -7,16 +7,19 @@ launches over those numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
+from hashlib import sha256
 from math import prod
 from typing import Protocol
 
 from avalon.codegen import contraction, sort
-from avalon.codegen.contraction import View
+from avalon.codegen.contraction import Fused, View
+from avalon.codegen.epilogue import EpilogueEmitter
 from avalon.codegen.target import Target
 from avalon.runtime.plan import Argument, Kernel, Launch
 from avalon.schedule.pull import lowering_of
-from avalon.schedule.steps import LibraryStep, Operand, Value
+from avalon.schedule.steps import LibraryStep, Operand, Step, Value
 
 _argsort_kernel = cache(sort.argsort_kernel)
 
@@ -26,6 +29,7 @@ class Buffers(Protocol):
 
     def number(self, value: Value) -> int: ...
     def temporary(self, nbytes: int) -> int: ...
+    def arguments(self, step: Step, absent: int = -1) -> list[Argument]: ...
 
 
 def library_kernels(
@@ -48,22 +52,53 @@ def _contraction(
     call = step.call
     first, second = call.operands
     a, b = (_view(operand, buffers) for operand in step.operands)
-    y = _view(step.result, buffers)
+    fused = _fused(step, buffers, target)
+    y = View(-1, step.result.strides) if fused else _view(step.result, buffers)
     # The lowering numbers its own buffers from the next free number on.
     following = buffers.temporary(0) + 1
     if name == "contract":
         batches, rows, inner = first.shape
         shape = (batches, rows, inner, second.shape[2])
-        contract = contraction.cold_contract if step.generic else contraction.hot_contract
-        lowering = contract(target, call.dtype, shape, a, b, y, following)
+        if step.generic:
+            lowering = contraction.cold_contract(target, call.dtype, shape, a, b, y, following)
+        else:
+            lowering = contraction.hot_contract(
+                target, call.dtype, shape, a, b, y, following, fused
+            )
     else:
         parameters = {k: v for k, v in call.parameters.items() if k != "high"}
         shapes = (first.shape, second.shape, call.shape)
-        convolve = contraction.cold_convolve if step.generic else contraction.hot_convolve
-        lowering = convolve(target, call.dtype, shapes, a, b, y, following, **parameters)
+        if step.generic:
+            lowering = contraction.cold_convolve(
+                target, call.dtype, shapes, a, b, y, following, **parameters
+            )
+        else:
+            lowering = contraction.hot_convolve(
+                target, call.dtype, shapes, a, b, y, following, fused, **parameters
+            )
     for nbytes in lowering.temporaries:
         buffers.temporary(nbytes)
     return lowering.kernels, lowering.launches
+
+
+def _fused(step: LibraryStep, buffers: Buffers, target: Target) -> Fused | None:
+    """The nest that is computed inside the contraction, if there is one."""
+    epilogue = step.epilogue
+    if epilogue is None:
+        return None
+    absent = -1 if epilogue.keeps else epilogue.argument
+    arguments = buffers.arguments(epilogue.step, absent)
+    if epilogue.keeps:
+        arguments[epilogue.argument] = replace(arguments[epilogue.argument], written=True)
+    call = step.call
+    identity = (
+        call.primitive.name, [x.shape for x in call.operands], call.dtype.name, call.parameters,
+        [(x.strides, x.offset) for x in step.operands], epilogue.keeps, epilogue.argument,
+        epilogue.step.nest.text,
+    )  # fmt: skip
+    digest = sha256(repr(identity).encode()).hexdigest()[:16]
+    emitter = EpilogueEmitter(epilogue, call.shape, target)
+    return Fused(emitter.write, tuple(arguments), f"{call.primitive.name}_{digest}")
 
 
 def _argsort(

@@ -11,13 +11,26 @@ from itertools import product
 from avalon.dtype import DType
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Node
+from avalon.schedule.arrange import cost_of, join_loops, mark_wide, work_of
 from avalon.schedule.calls import CallScheduler, needs_scalars
+from avalon.schedule.costs import cost_of_call
+from avalon.schedule.epilogue import fuse_epilogues
 from avalon.schedule.fusion import Decision, stored_type
-from avalon.schedule.groups import Group, group_calls
-from avalon.schedule.index import ZERO, Affine, Axis, SplitAxis, address, constant, variable
-from avalon.schedule.loops import Expression, Stage, Store
+from avalon.schedule.groups import Group, Rows, group_calls
+from avalon.schedule.index import (
+    ZERO,
+    Affine,
+    Axis,
+    SplitAxis,
+    address,
+    combine,
+    constant,
+    variable,
+)  # fmt: skip
+from avalon.schedule.loops import Expression, Load, Nest, Stage, Store
 from avalon.schedule.pull import Guards, Puller, storage
-from avalon.schedule.steps import Schedule
+from avalon.schedule.steps import Schedule, Step
+from avalon.shape import contiguous_strides, size_of
 
 _PHASES = 4  # steps of an inner loop that are written out, at most
 
@@ -52,10 +65,13 @@ class HotScheduler(CallScheduler):
         for group in groups:
             if group.special:
                 self.compute(group.members[0])
+            elif group.rows is not None:
+                self.add_rows(group, group.rows)
             else:
                 self.add_group(group)
         for output in self.graph.outputs:
             self.materialize(self.source(output))
+        fuse_epilogues(self.schedule, self.graph.outputs)
         return self.schedule
 
     def store_narrow(self, groups: list[Group]) -> None:
@@ -108,6 +124,43 @@ class HotScheduler(CallScheduler):
         lanes = not any(needs_scalars(store.value) for store in stores)
         stage = Stage(tuple(axes), tuple(stores), lanes)
         self.finish(pull, stage, stored[0], len(axes), others=tuple(stored[1:]))
+
+    def add_rows(self, group: Group, rows: Rows) -> None:
+        """One nest that runs several groups one after the other on each row."""
+        pull = RowPuller(self, group, rows)
+        stages = []
+        count = len(rows.lead)
+        cost = 0
+        for part in rows.groups:
+            stored = [member for member in part.members if member in self.needed | pull.read]
+            if not stored:
+                continue
+            axes = tuple(pull.axis(extent) for extent in stored[0].shape[count:])
+            pull.begin(part, tuple(variable(axis) for axis in axes))
+            stores = []
+            for member in stored:
+                dtype = self.narrow.get(member, member.dtype)
+                value = pull.cast_stored(pull.member(member), dtype)
+                private = pull.private.get(member)
+                if private is None:
+                    stores.append(
+                        Store(pull.buffer(member), pull.element(member, pull.home), value)
+                    )
+                else:
+                    place = address(pull.home[count:], member.shape[count:])
+                    stores.append(Store(private, place, value))
+            lanes = bool(axes) and not any(needs_scalars(store.value) for store in stores)
+            stages.append(Stage(axes, tuple(stores), lanes))
+            each = sum(cost_of(store.value, cost_of_call, set()) for store in stores)
+            cost += each * size_of(stored[0].shape)
+        nest = Nest(pull.lead, tuple(stages), pull.kinds, locals=pull.locals)
+        nest = mark_wide(join_loops(nest))
+        written = frozenset(
+            store.argument for stage in stages for store in stage.stores if store.argument >= 0
+        )
+        self.schedule.steps.append(
+            Step(nest, pull.keys, written, tuple(group.members), None, work_of(nest), cost)
+        )
 
 
 class Dimension:
@@ -168,3 +221,45 @@ class GroupPuller(Puller):
         if found is None:
             found = self._memo[key] = self.compute(node, self.home)
         return found
+
+
+class RowPuller(GroupPuller):
+    """Builds the stages of one nest over rows. Values that no other kernel reads lie in private
+    memory, one row of them.
+
+    Attributes:
+        lead: the axes of the units.
+        read: members that a later stage reads.
+        private: members in private memory, and their (negative) arguments.
+    """
+
+    def __init__(self, scheduler: HotScheduler, group: Group, rows: Rows) -> None:
+        super().__init__(scheduler, group, split=False)
+        self.lead = tuple(self.axis(extent) for extent in rows.lead)
+        self.rows = tuple(variable(axis) for axis in self.lead)
+        self.read: set[Node] = set()
+        self.private: dict[Node, int] = {}
+        self.locals: list[tuple[DType, int]] = []
+        own: dict[Node, Group] = {m: part for part in rows.groups for m in part.members}
+        for part in rows.groups:
+            for probe in part.probes:
+                self.read |= {leaf for leaf in probe.elements if own.get(leaf, part) is not part}
+        for member in own:
+            if member in self.read and member not in scheduler.needed:
+                dtype = self.narrow.get(member, member.dtype)
+                self.locals.append((dtype, size_of(member.shape[len(self.lead) :])))
+                self.private[member] = -len(self.locals)
+
+    def begin(self, part: Group, rest: tuple[Affine, ...]) -> None:
+        """Go on with another stage."""
+        self.members = set(part.members)
+        self.home = (*self.rows, *rest)
+
+    def flat(self, node: Node, element: Affine, guards: Guards) -> Expression:
+        private = self.private.get(node)
+        if private is None or node in self.members:
+            return super().flat(node, element, guards)
+        strides = contiguous_strides(node.shape)[: len(self.lead)]
+        inside = element.add(combine(self.rows, strides).times(-1))
+        dtype = self.locals[-private - 1][0]
+        return self.cast(Load(private, dtype, inside, guards), node.dtype)

@@ -58,7 +58,9 @@ class Step:
 
 @dataclass
 class LibraryStep:
-    """A call with a kernel of its own: contractions and sorts."""
+    """A call with a kernel of its own: contractions and sorts. `epilogue` is the nest that is
+    computed inside it (see `epilogue.py`).
+    """
 
     call: Call
     operands: tuple[Operand, ...]
