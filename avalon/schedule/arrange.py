@@ -10,7 +10,7 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from avalon.schedule.index import Affine, Axis, Dynamic, Quotient, Slot, Variable
@@ -174,31 +174,28 @@ class _Join(Mapper):
 
 def join_loops(nest: Nest) -> Nest:
     """Drop loops of one round and join neighbours that all forms walk through as if they were one.
-    Only for nests of one stage; each list of loops keeps its order.
+    Units and the loops of each stage keep apart.
     """
-    (stage,) = nest.stages
-    axes = [axis for axis in stage.axes if axis.extent != 1]
-    if len(axes) > 1:
-        forms = forms_of(nest)
-    joined: dict[Axis, Axis | None] = {axis: None for axis in stage.axes if axis.extent == 1}
-    position = len(axes) - 1
-    kept: list[Axis] = []
-    extents: dict[Axis, int] = {axis: axis.extent for axis in axes}
-    while position >= 0:
-        inner = axes[position]
-        while position > 0 and _joins(forms, axes[position - 1], inner, extents[inner]):
-            outer = axes[position - 1]
-            extents[inner] *= extents[outer]
-            joined[outer] = None
-            position -= 1
-        kept.append(inner)
-        position -= 1
-    if len(kept) == len(stage.axes):
-        return nest
-    for axis in kept:
-        if extents[axis] != axis.extent:
-            joined[axis] = Axis(axis.number, extents[axis])
-    return _Join(joined).nest(nest)
+    joined: dict[Axis, Axis | None] = {}
+    forms = forms_of(nest) if len(nest.units) + sum(len(s.axes) for s in nest.stages) > 1 else []
+    for axes in (nest.units, *(stage.axes for stage in nest.stages)):
+        joined.update(_joined(axes, forms))
+    return _Join(joined).nest(nest) if joined else nest
+
+
+def _joined(axes: Sequence[Axis], forms: list[Affine]) -> dict[Axis, Axis | None]:
+    """What each of some nested loops becomes; those that stay are left out."""
+    joined: dict[Axis, Axis | None] = {axis: None for axis in axes if axis.extent == 1}
+    left = [axis for axis in axes if axis.extent != 1]
+    while left:
+        inner = left.pop()
+        extent = inner.extent
+        while left and _joins(forms, left[-1], inner, extent):
+            extent *= left[-1].extent
+            joined[left.pop()] = None
+        if extent != inner.extent:
+            joined[inner] = Axis(inner.number, extent)
+    return joined
 
 
 def _joins(forms: list[Affine], outer: Axis, inner: Axis, inner_extent: int) -> bool:

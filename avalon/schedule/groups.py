@@ -13,14 +13,17 @@ from heapq import heapify, heappop, heappush
 
 from avalon.graph.node import Call, Input, Node
 from avalon.schedule.fusion import Decision, is_large_reduction
-from avalon.schedule.index import Affine, address, variable
+from avalon.schedule.index import Affine, address, combine, variable
 from avalon.schedule.loops import Expression
 from avalon.schedule.pull import Guards, Puller, lowering_of
-from avalon.shape import size_of
+from avalon.shape import contiguous_strides, size_of
 
 _MEMBERS = 12  # calls that one kernel stores
 _READS = 24  # buffers that one kernel reads
 _FAR = 1000  # groups that are looked at for a dependence
+_STAGES = 12  # groups that one kernel runs one after the other
+_LONGEST_ROW = 1 << 14  # elements of a row that stays in the cache
+_FEW_ROWS = 8  # rows that are too few for all threads
 _RECENT = 6  # groups of a shape that a call may join
 _DEEPEST = 120  # calls in a row that one kernel computes: whoever reads it follows them recursively
 
@@ -36,10 +39,29 @@ class Group:
     special: bool = False
     inputs: set[Node] = field(default_factory=set)  # what it reads that is as large as its result
     depth: int = 0  # calls in a row
+    probes: list[Probe] = field(default_factory=list)
+    rows: Rows | None = None  # the groups that this one runs one after the other, row by row
+
+
+@dataclass
+class Rows:
+    """Groups that walk through the same rows: `lead` are the axes, in front in each, that count
+    them.
+    """
+
+    lead: tuple[int, ...]
+    groups: list[Group]
 
 
 class Probe(Puller):
-    """Pulls a call once to see which stored values it reads, and whether only at its own place."""
+    """Pulls a call once to see which stored values it reads, where, and whether only at its own
+    place.
+
+    Attributes:
+        aligned: for each stored value, whether it is read only where the result is written.
+        elements: where each stored value is read.
+        kept: for each reduction, the extents in front of the first axis that it reduces.
+    """
 
     def __init__(self, decision: Decision, root: Call) -> None:
         super().__init__(
@@ -48,19 +70,27 @@ class Probe(Puller):
         )
         self.root = root
         self.aligned: dict[Node, bool] = {}
+        self.elements: dict[Node, list[Affine]] = {}
+        self.kept: list[tuple[int, ...]] = []
         self.home = tuple(variable(self.axis(extent)) for extent in root.shape)
-        self.loops = False
         self.place = address(self.home, root.shape)
+        if is_large_reduction(root):
+            self.note_reduction(root)
         self.compute(root, self.home)
 
+    def note_reduction(self, node: Call) -> None:
+        axes = node.parameters.get("axes") or (node.parameters["axis"],)
+        self.kept.append(node.operands[0].shape[: min(axes)])
+
     def _value(self, node: Node, coordinates: tuple[Affine, ...], guards: Guards) -> Expression:
-        if not self.stored(node) and is_large_reduction(node):
-            self.loops = True
+        if isinstance(node, Call) and not self.stored(node) and is_large_reduction(node):
+            self.note_reduction(node)
         return super()._value(node, coordinates, guards)
 
     def flat(self, node: Node, element: Affine, guards: Guards) -> Expression:
         aligned = node.shape == self.root.shape and element == self.place
         self.aligned[node] = self.aligned.get(node, True) and aligned
+        self.elements.setdefault(node, []).append(element)
         return super().flat(node, element, guards)
 
 
@@ -77,7 +107,7 @@ def group_calls(decision: Decision) -> list[Group]:
         else:
             probe = Probe(decision, node)
             reads: set[Node] = {leaf for leaf in probe.aligned if isinstance(leaf, Call)}
-            loops = probe.loops or is_large_reduction(node)
+            loops = bool(probe.kept)
             size = size_of(node.shape)
             close = {leaf for leaf in probe.aligned if loops or size_of(leaf.shape) == size}
             depth = decision.depth(node)
@@ -86,17 +116,18 @@ def group_calls(decision: Decision) -> list[Group]:
             if joined is not None:
                 joined.members.append(node)
                 joined.depth += depth
+                joined.probes.append(probe)
                 joined.reads |= {leaf for leaf in reads if home.get(leaf) is not joined}
                 joined.inputs |= close
                 home[node] = joined
                 continue
-            group = Group(len(groups), [node], reads, loops, False, close, depth)
+            group = Group(len(groups), [node], reads, loops, False, close, depth, [probe])
             if 0 not in node.shape:
                 recent.setdefault(node.shape, []).append(group)
                 del recent[node.shape][:-_RECENT]
         groups.append(group)
         home[node] = group
-    return _in_order(groups, home)
+    return in_order(join_rows(in_order(groups, home), home), home)
 
 
 def _reads_of_special(decision: Decision, node: Call) -> set[Node]:
@@ -134,12 +165,12 @@ def _find_group(
         if not inside and not (group.inputs & close):
             continue
         outside = {home[leaf] for leaf in reads if home[leaf] is not group}
-        if not _reaches(outside, group, home):
+        if not reaches(outside, group, home):
             return group
     return None
 
 
-def _reaches(starts: set[Group], goal: Group, home: dict[Node, Group]) -> bool:
+def reaches(starts: set[Group], goal: Group, home: dict[Node, Group]) -> bool:
     """Whether one of `starts` needs `goal`, directly or through others; also said of what would
     take too long to find out.
     """
@@ -158,7 +189,7 @@ def _reaches(starts: set[Group], goal: Group, home: dict[Node, Group]) -> bool:
     return False
 
 
-def _in_order(groups: list[Group], home: dict[Node, Group]) -> list[Group]:
+def in_order(groups: list[Group], home: dict[Node, Group]) -> list[Group]:
     """Groups after what they read; otherwise in the order of the graph, checks and their needs
     first.
     """
@@ -182,13 +213,92 @@ def _in_order(groups: list[Group], home: dict[Node, Group]) -> list[Group]:
             readers.setdefault(other, []).append(group)
     ready = [(g not in urgent, g.number) for g in groups if not waiting[g]]
     heapify(ready)
+    numbered = {group.number: group for group in groups}
     result: list[Group] = []
     while ready:
         _, number = heappop(ready)
-        group = groups[number]
+        group = numbered[number]
         result.append(group)
         for reader in readers.get(group, []):
             waiting[reader] -= 1
             if not waiting[reader]:
                 heappush(ready, (reader not in urgent, reader.number))
     return result
+
+
+# --- rows ---------------------------------------------------------------------------------------
+
+
+def join_rows(groups: list[Group], home: dict[Node, Group]) -> list[Group]:
+    """Join groups that reduce rows and go on with the same rows (softmax, normalisation): one
+    kernel then does all of it to a row while the row is in the cache.
+    """
+    joined: list[Group] = []
+    for group in groups:
+        into = _rows_to_join(group, home)
+        if into is None:
+            joined.append(group)
+            continue
+        if into.rows is None:
+            first = Group(into.number, into.members, into.reads, into.loops, probes=into.probes)
+            into.rows = Rows(_lead(into, group), [first])
+            into.members, into.probes = list(first.members), list(first.probes)
+        into.rows.groups.append(group)
+        into.members.extend(group.members)
+        into.probes.extend(group.probes)
+        for member in group.members:
+            home[member] = into
+        into.reads = {leaf for leaf in into.reads | group.reads if home[leaf] is not into}
+    return joined
+
+
+def _rows_to_join(group: Group, home: dict[Node, Group]) -> Group | None:
+    """A group, or several joined, that the group continues row by row."""
+    if group.special or 0 in group.members[0].shape or group.members[0].dtype.is_complex:
+        return None
+    sources = {home[leaf] for leaf in group.reads}
+    for into in sources:
+        if into.special or into.members[0].dtype.is_complex:
+            continue
+        lead = _lead(into, group)
+        count = size_of(lead)
+        parts = [*(into.rows.groups if into.rows else [into]), group]
+        if not lead or count < 2 or len(parts) > _STAGES:
+            continue
+        shapes = [part.members[0].shape for part in parts]
+        if any(shape[: len(lead)] != lead for shape in shapes):
+            continue
+        longest = max(size_of(shape) // count for shape in shapes)
+        if longest > _LONGEST_ROW or (count < _FEW_ROWS and longest * count > _LONGEST_ROW):
+            continue
+        members = {member for part in parts for member in part.members}
+        if not all(_stays_in_row(probe, members, lead) for part in parts for probe in part.probes):
+            continue
+        others = {home[leaf] for leaf in group.reads} - {into}
+        if not reaches(others, into, home):
+            return into
+    return None
+
+
+def _lead(into: Group, group: Group) -> tuple[int, ...]:
+    """The axes that count the rows of both: those that no reduction in them reduces."""
+    kept = [lead for part in (into, group) for probe in part.probes for lead in probe.kept]
+    if into.rows is not None:
+        kept.append(into.rows.lead)
+    return min(kept, key=len, default=())
+
+
+def _stays_in_row(probe: Probe, members: set[Call], lead: tuple[int, ...]) -> bool:
+    """Whether a call reads members only in the row that it computes itself."""
+    count = len(lead)
+    for leaf, elements in probe.elements.items():
+        if leaf not in members:
+            continue
+        strides = contiguous_strides(leaf.shape)[:count]
+        length = size_of(leaf.shape[count:])
+        for element in elements:
+            row = combine(probe.home[:count], strides)
+            inside = element.add(row.times(-1))
+            if inside.low < 0 or inside.high >= length:
+                return False
+    return True

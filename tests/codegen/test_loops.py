@@ -82,6 +82,32 @@ def test_pooling_reads_rows_whole_and_stores_positions_in_bytes():
     np.testing.assert_array_equal(result.as_numpy(dtypes.float32, (2, 3, 4, 4)), expected)
 
 
+def softmax(x, axis):
+    kept = tuple(1 if a == axis else extent for a, extent in enumerate(x.shape))
+
+    def spread(y):
+        return ops.broadcast(ops.reshape(y, shape=kept), shape=x.shape)
+
+    raised = ops.exp(ops.subtract(x, spread(ops.reduce_max(x, axes=(axis,)))))
+    return ops.divide(raised, spread(ops.reduce_sum(raised, axes=(axis,))))
+
+
+def test_a_softmax_is_one_kernel_with_private_rows():
+    graph = Graph("softmax")
+    graph.outputs = [softmax(graph.input((12, 70), dtypes.float32), 1)]
+    plan = plan_graph(graph, "hot", named(""))
+    assert len(plan.launches) == 1
+    (kernel,) = plan.kernels.values()
+    assert "private b2: float32[70]" in kernel.loops
+    assert kernel.scratch >= 4 * 70
+
+
+def test_a_softmax_down_columns_is_not_done_by_rows():
+    graph = Graph("softmax")
+    graph.outputs = [softmax(graph.input((70, 12), dtypes.float32), 0)]
+    assert len(plan_graph(graph, "hot", named("")).launches) > 1
+
+
 @pytest.mark.parametrize("kind", ["complex64", "complex128"])
 @pytest.mark.parametrize("tier", ["plain", "cold", "hot"])
 def test_complex_numbers_move(kind, tier):
