@@ -10,6 +10,7 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 _UNBOUNDED = 1 << 20
 
@@ -46,9 +47,13 @@ def _cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "avalon"
 
 
-@dataclass
+TIERS = ("auto", "cold", "hot", "plain")
+
+
+@dataclass(slots=True)
 class Settings:
-    """The library's settings.
+    """The library's settings. Assigning a name that is none of them, or a value that cannot be, is
+    an error.
 
     Attributes:
         threads: number of threads that run a program.
@@ -70,6 +75,14 @@ class Settings:
     pending_calls: int = 20_000
     pending_bytes: int = 1 << 30
     flush_denormals: bool = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "threads" and value < 1:
+            raise ValueError(f"[settings] threads must be 1 or more, got {value}")
+        if name == "tier" and value not in TIERS:
+            listed = ", ".join(map(repr, TIERS))
+            raise ValueError(f"[settings] tier is one of {listed}, got {value!r}")
+        object.__setattr__(self, name, Path(value) if name == "cache" else value)
 
 
 settings = Settings()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
-from avalon import settings as module
 from avalon.settings import Settings
+
+module = import_module("avalon.settings")  # `avalon.settings` itself is the settings object
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,17 @@ def test_the_environment_decides_first(monkeypatch, tmp_path):
     monkeypatch.setenv("AVALON_TIER", "plain")
     settings = Settings()
     assert (settings.threads, settings.cache, settings.tier) == (3, tmp_path, "plain")
+
+
+def test_what_cannot_be_is_refused():
+    settings = Settings()
+    with pytest.raises(ValueError, match=r"\[settings\] threads must be 1 or more, got 0"):
+        settings.threads = 0
+    with pytest.raises(
+        ValueError, match="tier is one of 'auto', 'cold', 'hot', 'plain', got 'fast'"
+    ):
+        settings.tier = "fast"
+    with pytest.raises(AttributeError):
+        settings.thread = 2
+    settings.cache = "folder"
+    assert settings.cache == Path("folder")

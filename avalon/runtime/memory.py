@@ -124,6 +124,8 @@ def safe_donations(plan: Plan) -> list[tuple[int, int]]:
         write = first_write.get(plan.outputs[output], -1)
         same_size = plan.buffers[buffer].nbytes == plan.buffers[plan.outputs[output]].nbytes
         read_before = last_read.get(buffer, -1) <= write and buffer not in first_write
+        if buffer in plan.outputs:
+            continue  # the run ends with a copy of it to another output
         if same_size and read_before and last_check < write:
             safe.append((output, position))
     return safe

@@ -167,7 +167,7 @@ class Program:
         return f"<Program {plan.name}: {len(plan.launches)} launches, tier {plan.tier}>"
 
     def _new_frame(self) -> Frame:
-        return Frame(self._parts, max(1, settings.threads), settings.flush_denormals)
+        return Frame(self._parts, settings.threads, settings.flush_denormals)
 
     def _run_shared(self, frame: Frame, cost: int) -> tuple[int, float]:
         """Run with the workers' help; return the status and the share of time that saved."""

@@ -136,7 +136,7 @@ def workers() -> Workers:
                 if pool is not None:
                     with pool.lock:  # its running job ends first
                         pool.close()
-                pool = _pool = Workers(max(1, settings.threads))
+                pool = _pool = Workers(settings.threads)
     return pool
 
 
