@@ -72,7 +72,7 @@ def hardtanh(
 
 
 def leaky_relu(input: Tensor, negative_slope: Number = 0.01, inplace: bool = False) -> Tensor:
-    """input where it is positive, else negative_slope * input; the gradient at 0 is negative_slope."""
+    """input where it is positive, else negative_slope * input, whose gradient holds at 0."""
     zero = input.constant(0)
     return _result(input, ops.where(ops.less(zero, input), input, input * negative_slope), inplace)
 

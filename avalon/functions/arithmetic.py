@@ -113,7 +113,7 @@ def mul(input: Any, other: Any) -> Tensor:
 
 @method("div")
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
-    """input / other; with rounding_mode "trunc" or "floor", rounded and of the operands' own type."""
+    """input / other; with rounding_mode "trunc" or "floor", rounded, of the operands' type."""
     if rounding_mode is None:
         return operators.divide(input, other)
     if rounding_mode == "floor":

@@ -179,7 +179,7 @@ def conv2d(
 
     >>> import avalon as av
     >>> av.conv2d(av.ones(1, 2, 5, 5), av.ones(3, 2, 3, 3), padding=1).shape
-    torch.Size([1, 3, 5, 5])
+    (1, 3, 5, 5)
     """
     return convolution("conv2d", input, weight, bias, stride, padding, dilation, groups, 2)
 

@@ -30,7 +30,7 @@ def einsum(equation: str, *operands: Tensor | Sequence[Tensor]) -> Tensor:
 
     >>> import avalon as av
     >>> av.einsum("ij,kj->ik", av.ones(2, 3), av.ones(4, 3)).shape
-    torch.Size([2, 4])
+    (2, 4)
     """
     tensors = _listed(operands)
     inputs, output = _parse(equation, [x.ndim for x in tensors])

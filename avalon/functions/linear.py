@@ -63,7 +63,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x1 W x2 for every output: (..., in1), (..., in2) with weight (out, in1, in2) to (..., out)."""
+    """x1 W x2 for every output: (..., in1), (..., in2), weight (out, in1, in2) to (..., out)."""
     first, second = input1.shape[-1], input2.shape[-1]
     if tuple(weight.shape[1:]) != (first, second) or input1.shape[:-1] != input2.shape[:-1]:
         raise ShapeError(

@@ -67,7 +67,7 @@ def matmul(input: Any, other: Any) -> Tensor:
 
     >>> import avalon as av
     >>> av.matmul(av.ones(2, 3), av.ones(3)).shape
-    torch.Size([2])
+    (2,)
     """
     a, b = as_tensor(input), as_tensor(other)
     _same_dtype("matmul", a, b)

@@ -63,7 +63,7 @@ def mse_loss(
     """Squared difference.
 
     >>> import avalon as av
-    >>> av.mse_loss(av.tensor([1.0, 2.0]), av.tensor([1.0, 4.0]))
+    >>> av.nn.functional.mse_loss(av.tensor([1.0, 2.0]), av.tensor([1.0, 4.0]))
     tensor(2.)
     """
     a, b = _matched("mse_loss", input, target)

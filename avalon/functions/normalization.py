@@ -123,7 +123,7 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Standardize every channel of every member of the batch over space, then scale and shift it."""
+    """Standardize every channel of every member of the batch over space, scale and shift it."""
     must_float("instance_norm", input)
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)

@@ -204,7 +204,7 @@ def _median_along(x: Tensor, axis: int, keepdim: bool) -> Extreme:
 
 @method("mode")
 def mode(input: Any, dim: int = -1, keepdim: bool = False) -> Extreme:
-    """The most frequent element along `dim`, the smallest of equally frequent, and its last index."""
+    """The most frequent element along `dim`, the smallest of several, and its last index."""
     input = as_tensor(input)
     axis = normalize_axis("mode", dim, input.ndim)
     if input.ndim == 0:
@@ -302,7 +302,7 @@ def bucketize(input: Any, boundaries: Tensor, *, right: bool = False) -> Tensor:
 
 @method("bincount")
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
-    """How often (or with what total weight) 0, 1, 2, ... occur in a vector. Computes the largest."""
+    """How often (or with what weight) 0, 1, 2, ... occur in a vector. Computes the largest."""
     if input.ndim != 1:
         raise ShapeError(f"[bincount] expected a vector, got shape {input.shape}")
     length = max(minlength, int(input.max().item()) + 1) if input.numel() else minlength
@@ -389,7 +389,7 @@ def _unique_result(
 
 
 def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
-    """Counts of the elements in `bins` equal parts of [min, max], the data's range if both are 0."""
+    """Counts of elements in `bins` equal parts of [min, max], the data's range if both are 0."""
     flat = reshape(input, (input.numel(),))
     if min == max == 0:
         low, high = float(flat.amin().item()), float(flat.amax().item())

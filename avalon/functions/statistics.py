@@ -346,7 +346,7 @@ def _where_extreme(
 
 @method("argmax")
 def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """Index (int64) of the largest element along `dim`, or in the flattened tensor; first of ties."""
+    """Index (int64) of the largest element along `dim`, or in the flattened tensor."""
     return _where_extreme("argmax", ops.argmax, input, dim, keepdim)
 
 

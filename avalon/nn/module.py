@@ -391,7 +391,7 @@ class Module:
     # --- modes and conversions ------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> Self:
-        """Put this module and all below it into training mode (or, if not mode, evaluation mode)."""
+        """Put this module and all below it into training mode, or evaluation mode if not mode."""
         for module in self.modules():
             module.training = mode
         return self

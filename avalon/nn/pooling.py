@@ -9,6 +9,7 @@ from typing import Any
 
 from avalon import functions
 from avalon.functions.pooling import Ints
+from avalon.functions.support import pair
 from avalon.nn.module import Module
 from avalon.tensor import Tensor
 
@@ -77,9 +78,9 @@ class AvgPool1d(Module):
         count_include_pad: bool = True,
     ) -> None:
         super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding = padding
+        self.kernel_size = pair(kernel_size, 1, "AvgPool1d", "kernel_size")
+        self.stride = self.kernel_size if stride is None else pair(stride, 1, "AvgPool1d", "stride")
+        self.padding = pair(padding, 1, "AvgPool1d", "padding")
         self.ceil_mode = ceil_mode
         self.count_include_pad = count_include_pad
 

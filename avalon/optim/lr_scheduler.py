@@ -23,7 +23,8 @@ class LRScheduler:
     """Base class: `rate(base, epoch)` of a subclass gives the rate of an epoch from the initial
     one.
 
-    Schedules that depend on the rate before (because others change it too) override `get_lr`.
+    Schedules that go on from the rate before (because others change it too) override `get_lr`;
+    `rate` then serves `step(epoch)`.
     """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
@@ -63,7 +64,11 @@ class LRScheduler:
     def step(self, epoch: int | None = None) -> None:
         """Go on to the next epoch (or to a given one) and set its rates."""
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
-        for group, rate in zip(self.optimizer.settings(), self.get_lr(), strict=True):
+        if epoch is None or type(self).rate is LRScheduler.rate:
+            rates = self.get_lr()
+        else:
+            rates = [self.rate(base, epoch) for base in self.base_lrs]
+        for group, rate in zip(self.optimizer.settings(), rates, strict=True):
             group["lr"] = rate
         self._last_lr = self._now()
 
@@ -122,6 +127,9 @@ class StepLR(LRScheduler):
             return self._now()
         return [rate * self.gamma for rate in self._now()]
 
+    def rate(self, base: float, epoch: int) -> float:
+        return float(base * self.gamma ** (epoch // self.step_size))
+
 
 class MultiStepLR(LRScheduler):
     """The rate times gamma at given epochs."""
@@ -140,6 +148,10 @@ class MultiStepLR(LRScheduler):
     def get_lr(self) -> list[float]:
         times = self.milestones.get(self.last_epoch, 0)
         return [rate * self.gamma**times for rate in self._now()]
+
+    def rate(self, base: float, epoch: int) -> float:
+        passed = bisect_right(sorted(self.milestones.elements()), epoch)
+        return float(base * self.gamma**passed)
 
 
 class ConstantLR(LRScheduler):
@@ -162,6 +174,9 @@ class ConstantLR(LRScheduler):
         if self.last_epoch == self.total_iters:
             return [rate * (1.0 / self.factor) for rate in self._now()]
         return self._now()
+
+    def rate(self, base: float, epoch: int) -> float:
+        return base * (self.factor if epoch < self.total_iters else 1.0)
 
 
 class LinearLR(LRScheduler):
@@ -195,6 +210,10 @@ class LinearLR(LRScheduler):
         before = self.total_iters * self.start_factor + (self.last_epoch - 1) * growth
         return [rate * (1.0 + growth / before) for rate in self._now()]
 
+    def rate(self, base: float, epoch: int) -> float:
+        share = min(self.total_iters, epoch) / self.total_iters
+        return base * (self.start_factor + (self.end_factor - self.start_factor) * share)
+
 
 class ExponentialLR(LRScheduler):
     """The rate times gamma every epoch."""
@@ -207,6 +226,9 @@ class ExponentialLR(LRScheduler):
         if self.last_epoch == 0:
             return self._now()
         return [rate * self.gamma for rate in self._now()]
+
+    def rate(self, base: float, epoch: int) -> float:
+        return float(base * self.gamma**epoch)
 
 
 class PolynomialLR(LRScheduler):
@@ -244,7 +266,7 @@ class CosineAnnealingLR(LRScheduler):
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
-    """Half cosines that start again after T_0 epochs, each T_mult times as long as the one before."""
+    """Half cosines that start again after T_0 epochs, each T_mult times as long as the last."""
 
     def __init__(
         self,

@@ -290,7 +290,7 @@ def decayed(parameter: Tensor, gradient: Tensor, weight_decay: float) -> Tensor:
 
 
 def move_towards(average: Tensor, value: Tensor, weight: float) -> Tensor:
-    """average + weight * (value - average), written into `average`, computed from the nearer end."""
+    """average + weight * (value - average), into `average`, computed from the nearer end."""
     if weight < 0.5:
         return average.assign_(average + (value - average) * weight)
     return average.assign_(value - (value - average) * (1 - weight))
