@@ -141,3 +141,9 @@ def test_a_check_comes_before_the_first_donation_or_there_is_none():
     assert memory.safe_donations(plan) == [(0, 0)]
     assert memory.group_launches(plan, memory.plan_arena(plan), [(0, 0)]) == [0, 1]
     assert memory.group_launches(plan, memory.plan_arena(plan), []) == [0, 0]
+
+
+def test_an_input_that_is_put_out_as_it_is_is_not_donated():
+    plan = donating((READ, WRITE))
+    plan.outputs.append(0)
+    assert memory.safe_donations(plan) == []
