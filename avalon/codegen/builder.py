@@ -94,8 +94,8 @@ class Builder:
 
     def _home(self, operands: Sequence[Value | Pointer]) -> int:
         """The outermost depth at which an instruction on `operands` may stand."""
-        wanted = max((operand.depth for operand in operands), default=0)
-        depth = self.depth
+        wanted = max([operand.depth for operand in operands], default=0)
+        depth = len(self._regions) - 1
         while depth > wanted and self._regions[depth].is_loop:
             depth -= 1
         return depth

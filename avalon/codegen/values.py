@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import cache
 
 from avalon import dtype as dtypes
 from avalon.dtype import DType
@@ -50,6 +51,7 @@ Index = Value | int
 _BITS = {1: "i8", 2: "i16", 4: "i32", 8: "i64"}
 
 
+@cache
 def type_text(dtype: DType, lanes: int = 1) -> str:
     """LLVM's type of a value in registers.
 
@@ -74,6 +76,7 @@ def memory_type(dtype: DType, lanes: int = 1) -> str:
     return type_text(dtypes.uint8 if dtype is dtypes.bool_ else dtype, lanes)
 
 
+@cache
 def suffix(dtype: DType, lanes: int = 1) -> str:
     """The end of an intrinsic's name for this type, such as "v16f32"."""
     letter = "f" if dtype in (dtypes.float32, dtypes.float64) else "i"

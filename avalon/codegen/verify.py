@@ -7,6 +7,7 @@ no symbol, and LLVM, which aborts the process on what it cannot select, can sele
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from avalon.codegen.target import Target
@@ -19,25 +20,18 @@ _INTRINSICS = frozenset(
 )  # fmt: skip
 _CALLED = re.compile(r"\bcall\b[^@\n]*@([\w.$]+)\(")
 _TYPE = re.compile(r"(v\d+)?[if]\d+|(v\d+)?p0")
-
-
 _NAME = re.compile(r"%v\d+")
 
 
 def without_unread(lines: Sequence[str]) -> list[str]:
     """The lines of a function without values that nothing reads. Stores and jumps define none."""
-    # The values of a loop's next round are read above their definition.
-    read = {name for line in lines if " = phi " in line for name in _NAME.findall(line)}
+    mentions = Counter(_NAME.findall("\n".join(lines)))
     kept = []
     for line in reversed(lines):
-        if line.startswith("%v"):
-            name, _, text = line.partition(" = ")
-            if name not in read:
-                continue
-            read.update(_NAME.findall(text))
+        if line.startswith("%v") and mentions[line[: line.index(" ")]] == 1:
+            mentions.subtract(_NAME.findall(line))
         else:
-            read.update(_NAME.findall(line))
-        kept.append(line)
+            kept.append(line)
     kept.reverse()
     return kept
 
