@@ -27,12 +27,16 @@ FIRST = 4
 
 
 def import_seconds(module: str, repeats: int = 5) -> float:
-    """Median time of `import module` in a fresh process, NumPy included."""
+    """Median time of `import module` in a fresh process, NumPy included.
+
+    The first import of a fresh checkout compiles Python's sources, which is not counted.
+    """
     code = (
         "import time; start = time.perf_counter(); "
         f"import {module}; print(time.perf_counter() - start)"
     )
-    return median(float(_run([sys.executable, "-c", code])) for _ in range(repeats))
+    seconds = [float(_run([sys.executable, "-c", code])) for _ in range(repeats + 1)]
+    return median(seconds[1:])
 
 
 def first_steps(repeats: int = 3) -> dict[str, float]:
@@ -80,8 +84,9 @@ def _median_call(call: Callable[[], object], calls: int) -> float:
 
 
 def _run(command: Sequence[str], **environment: str) -> str:
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, check=False
+        command, env=inherited | environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
