@@ -171,6 +171,30 @@ def transpose_of_transpose(call: Call) -> Node | None:
     return ops.transpose(inner.operands[0], permutation=combined)
 
 
+@rule(ops.transpose)
+def transpose_of_product(call: Call) -> Node | None:
+    """(a b)' = b' a', if nothing else reads a b: the same sums in the same order. So the gradient
+    of a weight is computed as the weight lies.
+    """
+    product: Node = call.operands[0]
+    path = [product]
+    if isinstance(product, Call) and product.primitive is ops.reshape:
+        if product.operands[0].shape != (1, *product.shape):
+            return None
+        product = product.operands[0]
+        path.append(product)
+    if not isinstance(product, Call) or product.primitive is not ops.contract:
+        return None
+    swapped = (0, 2, 1) if len(path) == 1 else (1, 0)
+    if call.parameters["permutation"] != swapped:
+        return None
+    graph = call.graph
+    if any(len(graph.users(node)) > 1 or node in graph.outputs for node in path):
+        return None
+    a, b = (ops.transpose(operand, permutation=(0, 2, 1)) for operand in product.operands)
+    return ops.reshape(ops.contract(b, a), shape=call.shape)
+
+
 @rule(ops.reshape, ops.broadcast)
 def shape_kept(call: Call) -> Node | None:
     """reshape(x, x's shape) = broadcast(x, x's shape) = x"""
@@ -293,7 +317,7 @@ RULES: tuple[Rule, ...] = (
     multiply_by_one, divide_by_one, divide_by_power_of_two, add_nothing, subtract_nothing,
     undone, absolute_of_sign, same_twice, where_same, where_constant, where_not, cast_to_same,
     cast_there_and_back, bitcast_of_bitcast, stop_gradient_of_value, transpose_of_nothing,
-    transpose_of_transpose, shape_kept, shape_twice, slice_of_everything, slice_of_slice,
-    slice_of_concatenate, slice_of_its_assignment, assignment_of_everything, assignment_twice,
-    reverse_of_nothing, reverse_of_reverse, pad_of_nothing, concatenate_of_one,
+    transpose_of_transpose, transpose_of_product, shape_kept, shape_twice, slice_of_everything,
+    slice_of_slice, slice_of_concatenate, slice_of_its_assignment, assignment_of_everything,
+    assignment_twice, reverse_of_nothing, reverse_of_reverse, pad_of_nothing, concatenate_of_one,
 )  # fmt: skip

@@ -21,6 +21,16 @@ def twice_negative(x):
     return ops.negative(ops.negative(x))
 
 
+def outer(x, y):
+    return ops.contract(ops.reshape(x, shape=(1, 9, 1)), ops.reshape(y, shape=(1, 1, 9)))
+
+
+def turned_outer(x, y):
+    factors = ops.reshape(x, shape=(1, 9, 1)), ops.reshape(y, shape=(1, 1, 9))
+    a, b = [ops.transpose(factor, permutation=(0, 2, 1)) for factor in factors]
+    return ops.reshape(ops.contract(b, a), shape=(1, 9, 9))
+
+
 # name of the rule: (dtype of the inputs, before, after), functions of x, y and a condition c (9,)
 RULES = {
     "multiply_by_one": (F, lambda x, y, c: x.constant(1.0) * x, lambda x, y, c: x),
@@ -62,6 +72,11 @@ RULES = {
             permutation=(1, 2, 0),
         ),
         lambda x, y, c: ops.transpose(ops.reshape(x, shape=(3, 1, 3)), permutation=(0, 2, 1)),
+    ),
+    "transpose_of_product": (
+        F,
+        lambda x, y, c: ops.transpose(outer(x, y), permutation=(0, 2, 1)),
+        lambda x, y, c: turned_outer(x, y),
     ),
     "shape_kept": (F, lambda x, y, c: ops.broadcast(x, shape=(9,)), lambda x, y, c: x),
     "shape_twice": (
@@ -209,6 +224,19 @@ def test_what_would_change_bits_stays(keep):
     before = graph.signature()
     assert not simplified(graph)
     assert graph.signature() == before
+
+
+def test_a_product_that_is_read_twice_is_computed_once():
+    graph = Graph()
+    x = graph.input((2, 3), F)
+    product = ops.contract(ops.reshape(x, shape=(1, 2, 3)), ops.reshape(x, shape=(1, 3, 2)))
+    matrix = ops.reshape(product, shape=(2, 2))
+    turned = ops.transpose(matrix, permutation=(1, 0))
+    graph.outputs = [turned + matrix]
+    assert not simplified(graph)["transpose_of_product"]
+    graph.outputs = [turned]
+    rewrite.remove_dead_code(graph)
+    assert simplified(graph)["transpose_of_product"] == 1
 
 
 def test_rules_follow_each_other_to_the_end():
