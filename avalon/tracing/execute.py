@@ -1,9 +1,10 @@
 """From a pending graph to buffers: the cache of programs and the choice of tier.
 
-Comes in: a recorded graph with its structure key, what feeds its inputs, and which nodes are wanted.
-Goes out: one buffer for each wanted node. Guaranteed: a structure that comes back runs the program that
-was built for it; which values are alive is not part of the key: a program that puts out a superset of
-what is wanted serves, and a new one puts out the union, so a structure is built at most a few times.
+Comes in: a recorded graph with its structure key, what feeds its inputs, and which nodes are
+wanted. Goes out: one buffer for each wanted node. Guaranteed: a structure that comes back runs the
+program that was built for it; which values are alive is not part of the key: a program that puts
+out a superset of what is wanted serves, and a new one puts out the union, so a structure is built
+at most a few times.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _spent = [0.0]  # seconds in which programs were built
 
 
 class _Program:
-    """One build: which nodes it puts out, which of the recorded inputs it reads, why it was made."""
+    """One build: which nodes it puts out, which of the recorded inputs it reads, why it was
+    made.
+    """
 
     def __init__(self, graph: Graph, positions: Sequence[int], tier: str, reason: str) -> None:
         last = graph.nodes[-1].source
@@ -32,6 +35,7 @@ class _Program:
         self.reason = reason
         self.outputs = {position: place for place, position in enumerate(positions)}
         self.tier = tier
+        self.build = (tier, settings.target)
         self.inputs = restrict(graph, positions)
         start = time.perf_counter()
         self.runnable = compile_graph(graph, tier)
@@ -62,14 +66,15 @@ class _Structure:
         elif tier is None:
             tier = "cold" if self.seen == 1 else "hot"
             reason = "first sight" if self.seen == 1 else "came back"
+        build = (tier, settings.target)
         for program in self.programs:
-            if program.tier == tier and all(position in program.outputs for position in wanted):
+            if program.build == build and all(position in program.outputs for position in wanted):
                 return program
         earlier = {position for program in self.programs for position in program.outputs}
         union = sorted(earlier.union(wanted))
-        if any(program.tier == tier for program in self.programs):
+        if any(program.build == build for program in self.programs):
             reason = f"{len(union) - len(earlier)} more of its values were held"
-        self.programs = [program for program in self.programs if program.tier != tier]
+        self.programs = [program for program in self.programs if program.build != build]
         made = _Program(graph, union, tier, reason)
         self.programs.append(made)
         return made
@@ -93,8 +98,8 @@ def run(
 def program_for(
     graph: Graph, key: list[Any], wanted: Sequence[int], tier: str | None = None
 ) -> _Program:
-    """The program that puts out at least `wanted`, built if need be. Without a `tier`, a structure gets
-    the cold one at first sight and the hot one from the second.
+    """The program that puts out at least `wanted`, built if need be. Without a `tier`, a structure
+    gets the cold one at first sight and the hot one from the second.
     """
     return _structure_of(key).serve(graph, wanted, tier)
 
@@ -116,7 +121,9 @@ def _structure_of(key: list[Any]) -> _Structure:
 
 
 def restrict(graph: Graph, positions: Sequence[int]) -> list[int]:
-    """Drop what the nodes at `positions` do not need; which inputs are left, by their old positions."""
+    """Drop what the nodes at `positions` do not need; which inputs are left, by their old
+    positions.
+    """
     nodes = graph.nodes
     graph.outputs = [nodes[position] for position in positions]
     needed: set[Node] = set()
@@ -133,7 +140,9 @@ def restrict(graph: Graph, positions: Sequence[int]) -> list[int]:
 
 
 def report() -> list[str]:
-    """One line for each program: its tier and reason, how often its structure was seen, its cost."""
+    """One line for each program: its tier and reason, how often its structure was seen, its
+    cost.
+    """
     return [
         f"{program.tier}: {program.reason}; {len(program.runnable.plan.launches)} launches "
         f"{program.where}; seen {structure.seen} times; "
