@@ -592,7 +592,9 @@ class Builder:
         declared = "\n".join(sorted(self._declared))
         lines = "\n".join(without_unread([line for part in self._sequence for line in part]))
         tables = "".join(f"{name} = {definition}\n" for definition, name in self._tables.items())
-        head = f"define void @{self.symbol}(ptr %slots, i64 %begin, i64 %end, ptr %scratch)"
+        head = (
+            f"define void @{self.symbol}(ptr %slots, i64 %begin, i64 %end, ptr %scratch) nounwind"
+        )
         text = f"{tables}{head} {{\nentry:\n{lines}\n}}\n{declared}\n"
         verify_text(text, self.target)
         return text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
@@ -218,3 +220,46 @@ def test_functions_assemble_on_every_target(name: str, function: str) -> None:
 
     text = elementwise_text(apply, [dtypes.float32], dtypes.float32, target.lanes, target)
     assert calls(text, target) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_index_arithmetic_means_the_same_however_it_is_folded(seed: int) -> None:
+    """Random sums, differences and products of two arguments, a counter and constants."""
+    choose = random.Random(seed)
+    arguments = [choose.randrange(-(2**40), 2**40) for _ in range(2)]
+    emit = Emit("fold", host())
+    expected = []
+    with emit.loop(0, emit.integer(0), nonempty=True) as loop:
+        known = [(emit.integer(1), arguments[0]), (emit.integer(2), arguments[1])]
+        known.append((loop.index, 0))
+        known += [(emit.index(number), number) for number in (0, 1, -1, 3, 64, -(2**62))]
+        for _ in range(30):
+            (a, x), (b, y) = choose.choice(known), choose.choice(known)
+            name = choose.choice(["add", "subtract", "multiply"])
+            value = getattr(emit, name)(a, b)
+            number = {"add": x + y, "subtract": x - y, "multiply": x * y}[name]
+            known.append((value, number))
+        for place, (value, number) in enumerate(known):
+            emit.store(emit.pointer(3), emit.add(loop.index, place), value)
+            expected.append((number + 2**63) % 2**64 - 2**63)
+    result = np.zeros(len(expected), np.int64)
+    run(emit.finish(), "fold", [1, *arguments, result])
+    assert result.tolist() == expected
+
+
+def test_addresses_that_differ_by_a_constant_share_the_rest() -> None:
+    emit = Emit("tile", host())
+    row = emit.integer(0)
+    pointer = emit.offset(emit.pointer(1), -64)
+    with emit.loop(0, emit.integer(2)) as loop:
+        for k in range(8):
+            index = emit.add(emit.multiply(emit.add(row, k), 64), emit.add(loop.index, 16))
+            emit.store(pointer, index, emit.constant(float(k), dtypes.float32))
+    text = emit.finish()
+    assert text.count(" mul ") == 1
+    assert text.count("getelementptr float") == 1
+    result = np.zeros((10, 64), np.float32)
+    run(text, "tile", [1, result, 3])
+    expected = np.zeros_like(result)
+    expected[1:9, :3] = np.arange(8)[:, None]
+    np.testing.assert_array_equal(result, expected)
