@@ -1,9 +1,9 @@
 """Functions on functions: the gradient of any function of any structure.
 
-Comes in: a function of tensors, structures and plain values. Goes out: its value and one gradient per
-argument, shaped like the argument. Guaranteed: nothing of the arguments changes (no `.grad` is touched);
-what is trained of a structure is what `struct.trained` says; gradients inside a function whose gradient
-is taken are differentiable themselves.
+Comes in: a function of tensors, structures and plain values. Goes out: its value and one gradient
+per argument, shaped like the argument. Guaranteed: nothing of the arguments changes (no `.grad` is
+touched); what is trained of a structure is what `struct.trained` says; gradients inside a function
+whose gradient is taken are differentiable themselves.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Any
 
 from avalon import struct
 from avalon.errors import AutogradError
-from avalon.tensor import Tensor, enable_grad, no_grad
-from avalon.tensor import grad as gradients_of
+from avalon.tensor import Tensor, enable_grad, grad as gradients_of, no_grad
 from avalon.tensor.core import wrap
 from avalon.tracing.history import History
 from avalon.tracing.modes import modes
@@ -40,8 +39,8 @@ def grad(function: Callable[..., Any], *arguments: Any) -> tuple[Any, tuple[Any,
         arguments: tensors, structures (objects, dataclasses, dicts, lists, tuples), anything else.
 
     Returns:
-        The value, and one gradient per argument: a tensor for a floating tensor; for a structure one
-        of the same class with gradients in place of what is trained and None in place of its
+        The value, and one gradient per argument: a tensor for a floating tensor; for a structure
+        one of the same class with gradients in place of what is trained and None in place of its
         other tensors; None for everything else. What does not take part gets None.
 
     Raises:
@@ -52,7 +51,8 @@ def grad(function: Callable[..., Any], *arguments: Any) -> tuple[Any, tuple[Any,
     >>> loss, g[0]["a"], g[1]
     (tensor(9.), tensor([3., 3.]), None)
 
-    Source: the functional way of JAX, https://docs.jax.dev/en/latest/_autosummary/jax.value_and_grad.html
+    Source: the functional way of JAX,
+    https://docs.jax.dev/en/latest/_autosummary/jax.value_and_grad.html
     """
     nested = _depth.value > 0 and modes.grad
     found = [struct.trained(argument) for argument in arguments]
@@ -61,9 +61,7 @@ def grad(function: Callable[..., Any], *arguments: Any) -> tuple[Any, tuple[Any,
         with enable_grad():
             value = function(*arguments)
         loss = _loss_of(value)
-        given = gradients_of(
-            loss, list(tensors.values()), create_graph=nested, allow_unused=True
-        )
+        given = gradients_of(loss, list(tensors.values()), create_graph=nested, allow_unused=True)
     gradients = dict(zip(tensors, given, strict=True))
     shaped = tuple(
         _shaped(argument, one, gradients) for argument, one in zip(arguments, found, strict=True)
@@ -179,18 +177,18 @@ def _loss_of(value: Any) -> Tensor:
     loss = value[0] if isinstance(value, (tuple, list)) and value else value
     if not isinstance(loss, Tensor):
         raise AutogradError(
-            f"[grad] the function must return a tensor with one element (or a tuple that begins with "
-            f"one), not {type(loss).__name__}"
+            "[grad] the function must return a tensor with one element (or a tuple that begins "
+            f"with one), not {type(loss).__name__}"
         )
     if loss.numel() != 1:
         raise AutogradError(
-            f"[grad] the function returned shape {loss.shape}; its gradient is defined for one element: "
-            "reduce it first, for example with .mean()"
+            f"[grad] the function returned shape {loss.shape}; its gradient is defined for one "
+            "element: reduce it first, for example with .mean()"
         )
     if not loss.requires_grad:
         raise AutogradError(
-            "[grad] the value depends on no tensor that is differentiated. Pass the model or its tensors "
-            "as arguments, and check that they are floating point and not detached"
+            "[grad] the value depends on no tensor that is differentiated. Pass the model or its "
+            "tensors as arguments, and check that they are floating point and not detached"
         )
     return loss
 

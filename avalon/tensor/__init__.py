@@ -1,8 +1,8 @@
 """Tensors: what users hold.
 
-`core` says what a tensor is, `creation` makes them from data, `operators` holds Python's operators and
-promotion, `views` and `indexing` look at parts, `writes` changes them in place, `gradients` walks back,
-`interchange` exchanges them with Python and NumPy, `display` prints them.
+`core` says what a tensor is, `creation` makes them from data, `operators` holds Python's operators
+and promotion, `views` and `indexing` look at parts, `writes` changes them in place, `gradients`
+walks back, `interchange` exchanges them with Python and NumPy, `display` prints them.
 """
 
 from avalon.tensor import indexing as _indexing, views as _views

@@ -1,13 +1,14 @@
 """Tensor: a window on a cell, with a gradient history of its own.
 
-Comes in: primitives applied to tensors (`ops.add(x, y)`), views, writes. Goes out: tensors. The cell holds
-the value; a tensor adds the movements that lead from the cell to it, and remembers for gradients which
-tensor it is a view of (its base). Guaranteed: aliasing, versions, leaves and the errors about them are
-PyTorch's, while every value underneath is immutable; a write makes a new value for the cell and, in
-grad mode, a new history for the base. What a movement does is in `views`, what a write does in
-`writes`; functions add their methods with `method`.
+Comes in: primitives applied to tensors (`ops.add(x, y)`), views, writes. Goes out: tensors. The
+cell holds the value; a tensor adds the movements that lead from the cell to it, and remembers for
+gradients which tensor it is a view of (its base). Guaranteed: aliasing, versions, leaves and the
+errors about them are PyTorch's, while every value underneath is immutable; a write makes a new
+value for the cell and, in grad mode, a new history for the base. What a movement does is in
+`views`, what a write does in `writes`; functions add their methods with `method`.
 
-PyTorch's rules: https://docs.pytorch.org/docs/stable/notes/autograd.html#in-place-operations-with-autograd
+PyTorch's rules:
+https://docs.pytorch.org/docs/stable/notes/autograd.html#in-place-operations-with-autograd
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from avalon.dtype import DType
 from avalon.errors import AutogradError, DTypeError, ShapeError, TraceError
 from avalon.graph.primitive import Elementwise, Primitive
 from avalon.shape import Shape, contiguous_strides
+from avalon.tensor.layout import elementwise_strides
 from avalon.tracing.history import History, Hook, Leaf, next_hook_number
 from avalon.tracing.modes import modes
 from avalon.tracing.values import Value, constant, record, recorder
@@ -109,7 +111,9 @@ class Kind(NamedTuple):
 
 
 class Move(NamedTuple):
-    """One movement of a window: a primitive, its run-time operands, its parameters, what it gives."""
+    """One movement of a window: a primitive, its run-time operands, its parameters, what it
+    gives.
+    """
 
     primitive: Primitive
     operands: tuple[Value, ...]
@@ -118,13 +122,16 @@ class Move(NamedTuple):
 
     @staticmethod
     def of(primitive: Primitive, x: Any, *operands: Value, **parameters: Any) -> Move:
-        """The movement of something of `x`'s shape and dtype; errors come from the primitive's rule."""
+        """The movement of something of `x`'s shape and dtype; errors come from the primitive's
+        rule.
+        """
         shape, _ = primitive.infer((x, *operands), parameters)
         return Move(primitive, operands, parameters, shape)
 
 
 class Tensor(Installed):
-    """An array with PyTorch's semantics, whose operations are recorded and run when a value is needed.
+    """An array with PyTorch's semantics, whose operations are recorded and run when a value is
+    needed.
 
     >>> import avalon as av
     >>> x = av.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
@@ -219,8 +226,9 @@ class Tensor(Installed):
         """What memory that others can write held when the recording for replay began."""
         if self._memo is None or self._memo_version != self._cell.version:
             raise TraceError(
-                "[compile] the step reads memory that is shared with NumPy through a view of its own "
-                "making. Pass the view to the step as an argument, or clone() the tensor outside."
+                "[compile] the step reads memory that is shared with NumPy through a view of its "
+                "own making. Pass the view to the step as an argument, or clone() the tensor "
+                "outside."
             )
         return self._memo
 
@@ -332,8 +340,8 @@ class Tensor(Installed):
         if self._is_interior():
             if not requires_grad:
                 raise AutogradError(
-                    "[requires_grad_] you can only change requires_grad flags of leaf variables. If "
-                    "you want to use a computed variable in a subgraph that doesn't require "
+                    "[requires_grad_] you can only change requires_grad flags of leaf variables. "
+                    "If you want to use a computed variable in a subgraph that doesn't require "
                     "differentiation use var_no_grad = var.detach()."
                 )
             return self
@@ -349,8 +357,8 @@ class Tensor(Installed):
 
     @property
     def grad_fn(self) -> History | None:
-        """The history of this tensor, or None for a leaf. A view's is made anew after a write to its
-        base or to another view of it.
+        """The history of this tensor, or None for a leaf. A view's is made anew after a write to
+        its base or to another view of it.
         """
         base = self._base
         if base is None:
@@ -394,15 +402,16 @@ class Tensor(Installed):
     def _forbid_special_view(self, what: str) -> None:
         if self._creation is NO_GRAD:
             raise AutogradError(
-                f"[in-place] A view was created in no_grad mode and {what} modified inplace with grad "
-                "mode enabled. Given that this use case is ambiguous and error-prone, it is forbidden. "
-                "Move both the view and the write inside the no_grad block, or both outside."
+                f"[in-place] A view was created in no_grad mode and {what} modified inplace with "
+                "grad mode enabled. Given that this use case is ambiguous and error-prone, it is "
+                "forbidden. Move both the view and the write inside the no_grad block, or both "
+                "outside."
             )
         if self._creation is MULTIPLE:
             raise AutogradError(
-                f"[in-place] This view is the output of a function that returns multiple views, and "
-                f"{what} modified inplace. Such functions do not allow the output views to be modified "
-                "inplace. You should replace the inplace operation by an out-of-place one."
+                "[in-place] This view is the output of a function that returns multiple views, "
+                f"and {what} modified inplace. Such functions do not allow the output views to be "
+                "modified inplace. You should replace the inplace operation by an out-of-place one."
             )
 
     @property
@@ -433,18 +442,24 @@ class Tensor(Installed):
         self._grad = None
 
     def _keep_gradient(self, gradient: Tensor, history: History) -> None:
-        """Called by backward, where it passes `history`, for tensors that asked with `retain_grad`."""
+        """Called by backward, where it passes `history`, for tensors that asked with
+        `retain_grad`.
+        """
         if self._creation is DEFAULT and self.grad_fn is not history:
             return  # a view whose base was written since
         if self._grad is None:
-            self._grad = gradient.clone() if gradient.requires_grad else Tensor._make(gradient.value())
+            self._grad = (
+                gradient.clone() if gradient.requires_grad else Tensor._make(gradient.value())
+            )
         else:
             self._grad = self._grad + gradient
 
     def retain_grad(self) -> None:
         """Keep this tensor's gradient in `.grad`, though it is not a leaf."""
         if not self.requires_grad:
-            raise AutogradError("[retain_grad] can't retain_grad on Tensor that has requires_grad=False")
+            raise AutogradError(
+                "[retain_grad] can't retain_grad on Tensor that has requires_grad=False"
+            )
         if self._is_interior():
             history = self._edge()
             assert history is not None
@@ -581,98 +596,6 @@ def continued(edge: History, start: Any, moves: Sequence[Move]) -> History:
     return edge
 
 
-def elementwise_strides(shape: Shape, operands: Sequence[Any], alike: bool = True) -> Shape:
-    """The strides that PyTorch's iterator gives the result: axes in the order of the operands' strides,
-    the first operand that tells two axes apart deciding. `alike`: no operand has another shape.
-    """
-    rank = len(shape)
-    plain = contiguous_strides(shape)
-    if rank < 2 or 0 in shape:
-        return plain
-    if alike and all(operand.shape == shape for operand in operands):
-        if all(operand.is_contiguous() for operand in operands):
-            return plain
-        channels = channels_last_strides(shape)
-        if channels and all(follows(operand, channels) for operand in operands):
-            return channels
-        first: Shape = operands[0].stride()
-        if all(operand.stride() == first for operand in operands) and is_dense(shape, first):
-            return first
-    return iterated_strides(shape, [spread_strides(x.shape, x.stride(), shape) for x in operands])
-
-
-def spread_strides(shape: Shape, strides: Shape, wanted: Shape) -> Shape:
-    """The strides of something broadcast to another shape: 0 where it repeats."""
-    added = len(wanted) - len(shape)
-    return (0,) * added + tuple([
-        0 if extent == 1 and size != 1 else step
-        for extent, step, size in zip(shape, strides, wanted[added:], strict=True)
-    ])  # fmt: skip
-
-
-def iterated_strides(shape: Shape, steps: Sequence[Shape]) -> Shape:
-    """The strides of a result of `shape` whose axes are in the order of the operands' strides."""
-    order = list(reversed(range(len(shape))))  # fastest axis first
-
-    def compare(one: int, other: int) -> int:
-        for strides in steps:
-            a, b = strides[one], strides[other]
-            if a == 0 or b == 0:
-                continue
-            if a != b:
-                return -1 if a < b else 1
-            if shape[one] > shape[other]:
-                return 1
-        return 0
-
-    for start in range(1, len(shape)):
-        place = start
-        for before in reversed(range(start)):
-            wanted = compare(order[before], order[place])
-            if wanted > 0:
-                order[before], order[place] = order[place], order[before]
-                place = before
-            elif wanted < 0:
-                break
-    result, step = [0] * len(shape), 1
-    for axis in order:
-        result[axis] = step
-        step *= shape[axis]
-    return tuple(result)
-
-
-def channels_last_strides(shape: Shape) -> Shape | None:
-    """The strides of images whose channels lie next to each other, which PyTorch keeps."""
-    if len(shape) != 4:
-        return None
-    _, channels, height, width = shape
-    return channels * height * width, 1, width * channels, channels
-
-
-def follows(x: Tensor, strides: Shape) -> bool:
-    """True if `x` has these strides wherever a stride matters."""
-    pairs = zip(x.stride(), strides, x.shape, strict=True)
-    return all(own == wanted or extent == 1 for own, wanted, extent in pairs)
-
-
-def preserved_strides(x: Tensor) -> Shape:
-    """The strides of a copy of `x`."""
-    strides: Shape = x.stride()
-    return strides if is_dense(x.shape, strides) else elementwise_strides(x.shape, [x], False)
-
-
-def is_dense(shape: Shape, strides: Shape) -> bool:
-    """True if the elements fill a stretch of storage without gaps or overlaps."""
-    expected = 1
-    for step, extent in sorted(
-        (step, extent) for step, extent in zip(strides, shape, strict=True) if extent != 1
-    ):
-        if step != expected:
-            return False
-        expected *= extent
-    return True
-
-
 def method(name: str) -> Callable[[Function], Function]:
     """Make a function a method of Tensor: `@method("softmax")`. The function itself is returned."""
 
@@ -701,6 +624,3 @@ def source(primitive: Primitive, *operands: Tensor, **parameters: Any) -> Tensor
 def wrap(value: Value, history: History | None) -> Tensor:
     """A tensor of a value and a history: what the walk back hands to hooks."""
     return Tensor._make(value, history)
-
-
-

@@ -1,7 +1,8 @@
 """Tensors from data: numbers, nested lists, NumPy arrays, constants.
 
-Comes in: data and, perhaps, a dtype. Goes out: tensors. Guaranteed: `tensor` copies, `as_tensor` copies only
-where it must; dtypes are inferred as in PyTorch (floats become the default dtype, integers int64).
+Comes in: data and, perhaps, a dtype. Goes out: tensors. Guaranteed: `tensor` copies, `as_tensor`
+copies only where it must; dtypes are inferred as in PyTorch (floats become the default dtype,
+integers int64).
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ def _array_of(data: Any, dtype: DType | None) -> tuple[NDArray[Any], DType]:
         try:
             array = np.array(_plain(data))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"[tensor] expected nested sequences of equal lengths: {error}") from None
+            raise ValueError(
+                f"[tensor] expected nested sequences of equal lengths: {error}"
+            ) from None
         if array.dtype == object:
             raise TypeError(f"[tensor] cannot make a tensor of {data!r}")
     return to_storage(array, dtype), dtype
@@ -183,9 +186,7 @@ def tensor(
     return made.requires_grad_() if requires_grad else made
 
 
-def as_tensor(
-    data: Any, dtype: DType | None = None, device: Device | str | None = None
-) -> Tensor:
+def as_tensor(data: Any, dtype: DType | None = None, device: Device | str | None = None) -> Tensor:
     """`data` as a tensor, without a copy where that is possible; arrays share their memory.
 
     A Python number becomes a run-time argument of the programs that use it.
@@ -254,14 +255,17 @@ def from_numpy(array: NDArray[Any]) -> Tensor:
     dtype = dtypes.from_numpy(array.dtype)
     if array.size and any(
         step < 0 or step % array.itemsize
-        for step, extent in zip(array.strides, array.shape, strict=True) if extent > 1
+        for step, extent in zip(array.strides, array.shape, strict=True)
+        if extent > 1
     ):
         raise ValueError(
-            "[from_numpy] at least one stride of the array is negative or no multiple of the element "
-            "size; tensors cannot have such strides. Use array.copy()."
+            "[from_numpy] at least one stride of the array is negative or no multiple of the "
+            "element size; tensors cannot have such strides. Use array.copy()."
         )
     if not array.dtype.isnative:
-        raise TypeError("[from_numpy] the byte order is not this machine's; use array.astype('=' ...)")
+        raise TypeError(
+            "[from_numpy] the byte order is not this machine's; use array.astype('=' ...)"
+        )
     return _foreign(array, dtype)
 
 

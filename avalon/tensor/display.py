@@ -1,7 +1,7 @@
 """How tensors print: as PyTorch prints them.
 
-Comes in: a tensor, whose value is computed for it. Goes out: text. Guaranteed: at most a thousand elements
-are formatted; larger tensors show their corners.
+Comes in: a tensor, whose value is computed for it. Goes out: text. Guaranteed: at most a thousand
+elements are formatted; larger tensors show their corners.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ def _lines(array: NDArray[Any], indent: int, short: bool, show: _Format) -> str:
         if cut:
             items.insert(edge, " ...")
         per_line = max(1, (options.linewidth - indent) // (show.width + 2))
-        rows = [", ".join(items[start : start + per_line]) for start in range(0, len(items), per_line)]
+        rows = [
+            ", ".join(items[start : start + per_line]) for start in range(0, len(items), per_line)
+        ]
         return "[" + (",\n" + " " * (indent + 1)).join(rows) + "]"
     places = [*range(edge), *range(count - edge, count)] if cut else range(count)
     blocks = [_lines(array[place], indent + 1, short, show) for place in places]

@@ -1,8 +1,8 @@
 """Gradients as users ask for them: `loss.backward()` and `autograd.grad(...)`.
 
-Comes in: tensors with history. Goes out: `.grad` of the leaves, or the gradients that were asked for.
-Guaranteed: `.grad` accumulates into the same tensor; the values read are those that forward read,
-whatever was written since; PyTorch's errors for what has no gradient.
+Comes in: tensors with history. Goes out: `.grad` of the leaves, or the gradients that were asked
+for. Guaranteed: `.grad` accumulates into the same tensor; the values read are those that forward
+read, whatever was written since; PyTorch's errors for what has no gradient.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from avalon.errors import AutogradError, ShapeError
-from avalon.tensor.core import Tensor, is_dense, method, wrap
+from avalon.tensor.core import Tensor, method, wrap
 from avalon.tensor.creation import constant_tensor
+from avalon.tensor.layout import is_dense
 from avalon.tensor.writes import assign_
 from avalon.tracing import history as walk
 from avalon.tracing.history import History, Leaf
@@ -30,8 +31,8 @@ def _root(output: Tensor, gradient: Tensor | None, differentiable: bool) -> tupl
         gradient = constant_tensor(1, output.shape, output.dtype)
     elif gradient.shape != output.shape:
         raise ShapeError(
-            f"[backward] Mismatch in shape: the gradient has a shape of {gradient.shape} and the output "
-            f"has a shape of {output.shape}"
+            f"[backward] Mismatch in shape: the gradient has a shape of {gradient.shape} and the "
+            f"output has a shape of {output.shape}"
         )
     edge = output._edge()
     if edge is None or (output.grad_fn is None and not output._requires):

@@ -1,9 +1,9 @@
 """`x[...]` and `x[...] = y` for integers, slices, None, Ellipsis, masks and integer arrays.
 
-Comes in: a tensor and what stands in the brackets. Goes out: a view where only integers, slices, None and
-Ellipsis are there, else a copy, as in PyTorch. Guaranteed: starts and indices are run-time arguments;
-indices that are known are checked at once, others when they are computed; a mask that is assigned one
-number needs no count of its elements.
+Comes in: a tensor and what stands in the brackets. Goes out: a view where only integers, slices,
+None and Ellipsis are there, else a copy, as in PyTorch. Guaranteed: starts and indices are run-time
+arguments; indices that are known are checked at once, others when they are computed; a mask that is
+assigned one number needs no count of its elements.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from avalon import dtype as dtypes, ops
 from avalon.errors import DTypeError, IndexOutOfRange, ShapeError
 from avalon.shape import Shape, broadcast_shapes, contiguous_strides
 from avalon.tensor import views
-from avalon.tensor.core import Tensor, iterated_strides, method, spread_strides
+from avalon.tensor.core import Tensor, method
 from avalon.tensor.creation import as_tensor, from_numpy
 from avalon.tensor.interchange import readable
+from avalon.tensor.layout import iterated_strides, spread_strides
 from avalon.tensor.operators import broadcast_to, cast_to
 from avalon.tensor.writes import assign_, check_in_place, check_overlap, copy_, fill_
 from avalon.tracing.values import Value
@@ -43,8 +44,8 @@ class _Plan:
     sizes: list[int] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
-    # one entry for each axis of the window: None for an axis as it is, a new one, or the index array
-    # of an axis
+    # one entry for each axis of the window: None for an axis as it is, a new one, or the index
+    # array of an axis
     axes: list[_New | Tensor | None] = field(default_factory=list)
 
     def arrays(self) -> list[Tensor | None]:
@@ -156,7 +157,9 @@ def _plan_slice(plan: _Plan, x: Tensor, axis: int, item: slice) -> None:
     extent = x.shape[axis]
     step = 1 if item.step is None else int(item.step)
     if step <= 0:
-        raise ValueError(f"[index] slice step must be positive, got {step}; write x.flip(...) instead")
+        raise ValueError(
+            f"[index] slice step must be positive, got {step}; write x.flip(...) instead"
+        )
     start, stop, _ = slice(
         None if item.start is None else int(item.start),
         None if item.stop is None else int(item.stop),
@@ -175,8 +178,8 @@ def _plan_integer(plan: _Plan, x: Tensor, axis: int, item: Any) -> None:
         number = item.__index__()
     except AttributeError:
         raise TypeError(
-            "[index] only integers, slices (`:`), ellipsis (`...`), None and long, int, byte or bool "
-            f"Tensors are valid indices (got {type(item).__name__})"
+            "[index] only integers, slices (`:`), ellipsis (`...`), None and long, int, byte or "
+            f"bool Tensors are valid indices (got {type(item).__name__})"
         ) from None
     plan.starts.append(views.index_in("index", number, x.shape, axis))
     plan.sizes.append(1)
@@ -191,8 +194,8 @@ def _plan_array(plan: _Plan, x: Tensor, axis: int, item: Tensor) -> int:
         expected = x.shape[axis : axis + item.ndim]
         if item.shape != expected:
             raise IndexError(
-                f"[index] the shape of the mask {item.shape} does not match the shape {expected} of the "
-                f"indexed tensor {x.shape} at axis {axis}"
+                f"[index] the shape of the mask {item.shape} does not match the shape {expected} "
+                f"of the indexed tensor {x.shape} at axis {axis}"
             )
         if item.shape:
             places = np.nonzero(readable(item))
@@ -242,8 +245,10 @@ def wrapped_index(operation: str, indices: Tensor, extent: int) -> Tensor:
 def _window(x: Tensor, plan: _Plan) -> Tensor:
     """The view that integers, slices and None cut."""
     window = x
-    if any(start is not None for start in plan.starts) or plan.dropped or (
-        tuple(plan.sizes) != x.shape or any(step != 1 for step in plan.steps)
+    if (
+        any(start is not None for start in plan.starts)
+        or plan.dropped
+        or (tuple(plan.sizes) != x.shape or any(step != 1 for step in plan.steps))
     ):
         window = views.cut(x, plan.starts, plan.sizes, plan.steps, plan.dropped)
     if any(isinstance(axis, _New) for axis in plan.axes):
@@ -260,7 +265,9 @@ def _window(x: Tensor, plan: _Plan) -> Tensor:
 
 @dataclass
 class _Advanced:
-    """How integer arrays index a window: by a flat index into its indexed axes, brought to the front."""
+    """How integer arrays index a window: by a flat index into its indexed axes, brought to the
+    front.
+    """
 
     permutation: Shape
     extents: Shape  # of the indexed axes
@@ -323,7 +330,8 @@ def _transposed(x: Tensor, permutation: Shape) -> Tensor:
 
 @method("__getitem__")
 def get_item(x: Tensor, index: Any) -> Tensor:
-    """The elements that the index names: a view for integers and slices, a copy for arrays and masks.
+    """The elements that the index names: a view for integers and slices, a copy for arrays and
+    masks.
 
     Raises:
         IndexError: out of range, too many indices, or arrays that do not broadcast.
@@ -433,8 +441,8 @@ def _set_masked(x: Tensor, mask: Tensor, value: Tensor) -> None:
     """x[mask] = number: a choice, which needs no count of the mask's elements."""
     if mask.shape != x.shape[: mask.ndim]:
         raise IndexError(
-            f"[index] the shape of the mask {mask.shape} does not match the shape of the indexed tensor "
-            f"{x.shape}"
+            f"[index] the shape of the mask {mask.shape} does not match the shape of the indexed "
+            f"tensor {x.shape}"
         )
     spread = mask
     if mask.ndim < x.ndim:

@@ -1,8 +1,9 @@
 """Tensors and the world outside: Python numbers, NumPy, DLPack, pickle, deepcopy.
 
-Comes in: a tensor. Goes out: its value in another form, computed for it. Guaranteed: `numpy()` is a writable
-view, and writes to either side show in the other while the array lives; after that the memory is the
-tensor's own again; storages that tensors share stay shared in what is pickled or copied together.
+Comes in: a tensor. Goes out: its value in another form, computed for it. Guaranteed: `numpy()` is a
+writable view, and writes to either side show in the other while the array lives; after that the
+memory is the tensor's own again; storages that tensors share stay shared in what is pickled or
+copied together.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from numpy.typing import NDArray
 
 from avalon import dtype as dtypes, ops
 from avalon.dtype import DType
-from avalon.errors import AutogradError, TraceError
+from avalon.errors import AutogradError
 from avalon.runtime.buffer import Buffer
 from avalon.shape import Shape, contiguous_strides
-from avalon.tensor.core import Cell, Move, Tensor, method, preserved_strides
+from avalon.tensor.core import Cell, Move, Tensor, method
 from avalon.tensor.creation import (
     from_numpy,
     from_storage,
     tensor,
     to_device,
 )
+from avalon.tensor.layout import preserved_strides
 from avalon.tensor.operators import cast_to
 from avalon.tensor.views import unbind
 from avalon.tracing.history import History
@@ -103,7 +105,8 @@ def numpy(x: Tensor, *, force: bool = False) -> NDArray[Any]:
         return np.array(readable(x))
     if x.requires_grad:
         raise AutogradError(
-            "[numpy] Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
+            "[numpy] Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() "
+            "instead."
         )
     if x.dtype is dtypes.bfloat16:
         raise TypeError("[numpy] Got unsupported dtype bfloat16; convert first: x.float().numpy()")
@@ -151,7 +154,8 @@ def item(x: Tensor) -> Any:
     """
     if x.numel() != 1:
         raise AutogradError(
-            f"[item] a Tensor with {x.numel()} elements cannot be converted to Scalar (shape {x.shape})"
+            f"[item] a Tensor with {x.numel()} elements cannot be converted to Scalar (shape "
+            f"{x.shape})"
         )
     return readable(x).reshape(()).item()
 
@@ -373,7 +377,8 @@ Tensor.nbytes = property(lambda x: x.numel() * x.dtype.itemsize, doc="Bytes of a
 Tensor.is_cuda = property(lambda x: False, doc="True on a GPU.")
 
 
-# --- pickle and deepcopy ----------------------------------------------------------------------------
+# --- pickle and deepcopy
+# ----------------------------------------------------------------------------
 
 
 def _restore_cell(array: NDArray[Any], dtype: DType, strides: Shape | None) -> Cell:
@@ -439,8 +444,8 @@ def deepcopy(x: Tensor, memo: dict[int, Any]) -> Tensor:
     """
     if not x.is_leaf:
         raise AutogradError(
-            "[deepcopy] Only Tensors created explicitly by the user (graph leaves) support the deepcopy "
-            "protocol at the moment. Use x.detach().clone()."
+            "[deepcopy] Only Tensors created explicitly by the user (graph leaves) support the "
+            "deepcopy protocol at the moment. Use x.detach().clone()."
         )
     if id(x) in memo:
         known: Tensor = memo[id(x)]
@@ -462,5 +467,3 @@ def deepcopy(x: Tensor, memo: dict[int, Any]) -> Tensor:
         made._grad = copy.deepcopy(x._grad, memo)
     made.__dict__.update(copy.deepcopy(_own_fields(x), memo))
     return made
-
-

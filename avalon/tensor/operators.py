@@ -1,9 +1,10 @@
 """Python's operators on tensors: promotion and broadcasting, then one primitive.
 
-Comes in: tensors, numbers, NumPy arrays. Goes out: tensors. Guaranteed: PyTorch's promotion (numbers are
-weaker than zero-dimensional tensors, which are weaker than the others of their category); a number of
-the user's is a run-time argument, so that another one does not compile again; only exponents are
-structure, and one that is seen to vary at its line is an argument from then on.
+Comes in: tensors, numbers, NumPy arrays. Goes out: tensors. Guaranteed: PyTorch's promotion
+(numbers are weaker than zero-dimensional tensors, which are weaker than the others of their
+category); a number of the user's is a run-time argument, so that another one does not compile
+again; only exponents are structure, and one that is seen to vary at its line is an argument from
+then on.
 
 PyTorch's rules: https://docs.pytorch.org/docs/stable/tensor_attributes.html#type-promotion-doc
 """
@@ -20,12 +21,14 @@ from avalon.dtype import DType, category, promote
 from avalon.errors import DTypeError
 from avalon.graph.primitive import Primitive
 from avalon.shape import Shape, broadcast_shapes
-from avalon.tensor.core import Tensor, elementwise_strides, method, preserved_strides
+from avalon.tensor.core import Tensor, method
 from avalon.tensor.creation import as_tensor, get_default_dtype, number_for
+from avalon.tensor.layout import elementwise_strides, preserved_strides
 from avalon.tracing.values import Value, record, user_line
 
 _NUMBERS = (bool, int, float, complex, np.generic)
 _OPERANDS = (Tensor, *_NUMBERS, np.ndarray)
+_BOOLS = (dtypes.bool_, bool, np.dtype(bool))
 
 
 def _weak_dtype(number: Any) -> DType:
@@ -176,10 +179,11 @@ def add(a: Any, b: Any) -> Tensor:
 
 def subtract(a: Any, b: Any) -> Tensor:
     """a - b."""
-    if _all_bool(a, b):
+    if getattr(a, "dtype", type(a)) in _BOOLS or getattr(b, "dtype", type(b)) in _BOOLS:
         raise DTypeError(
-            "[sub] Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` "
-            "or `logical_xor()` operator instead."
+            "[sub] Subtraction, the `-` operator, with a bool tensor is not supported. If you are "
+            "trying to invert a mask, use the `~` or `logical_not()` operator instead; to count, "
+            "convert it with .int()."
         )
     return binary(ops.subtract, a, b)
 
@@ -237,7 +241,11 @@ def power(a: Any, b: Any) -> Tensor:
     """a ** b. Small constant exponents are products, roots and quotients, as in PyTorch."""
     dtype = result_type(a, b)
     if not isinstance(a, Tensor) or not isinstance(b, (int, float)) or isinstance(b, bool):
-        return binary(ops.bit_and, a, ~as_tensor(b)) if dtype is dtypes.bool_ else binary(ops.power, a, b)
+        return (
+            binary(ops.bit_and, a, ~as_tensor(b))
+            if dtype is dtypes.bool_
+            else binary(ops.power, a, b)
+        )
     if dtype.is_integer and b < 0:
         raise DTypeError("[pow] Integers to negative integer powers are not allowed.")
     a = cast_to(a, dtype)
@@ -356,8 +364,8 @@ def negate(x: Tensor) -> Tensor:
     """-x."""
     if x.dtype is dtypes.bool_:
         raise DTypeError(
-            "[neg] Negation, the `-` operator, on a bool tensor is not supported. If you are trying to "
-            "invert a mask, use the `~` or `logical_not()` operator instead."
+            "[neg] Negation, the `-` operator, on a bool tensor is not supported. If you are "
+            "trying to invert a mask, use the `~` or `logical_not()` operator instead."
         )
     return unary(ops.negative, x)
 
@@ -379,7 +387,8 @@ def invert(x: Tensor) -> Tensor:
     """~x: not for bools, all bits flipped for integers."""
     if x.dtype.is_floating_point or x.dtype.is_complex:
         raise DTypeError(
-            "[bitwise_not] ~ (operator.invert) is only implemented on integer and Boolean-type tensors"
+            "[bitwise_not] ~ (operator.invert) is only implemented on integer and Boolean-type "
+            "tensors"
         )
     return unary(ops.logical_not if x.dtype is dtypes.bool_ else ops.bit_not, x)
 

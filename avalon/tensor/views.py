@@ -1,8 +1,8 @@
 """Views: other shapes on the same storage.
 
-Comes in: a tensor and how to look at it. Goes out: a tensor that shares its cell, with the strides and the
-offset that PyTorch would give it. Guaranteed: what is a view in PyTorch is one here, and what copies
-there (a `reshape` that strides forbid) copies here.
+Comes in: a tensor and how to look at it. Goes out: a tensor that shares its cell, with the strides
+and the offset that PyTorch would give it. Guaranteed: what is a view in PyTorch is one here, and
+what copies there (a `reshape` that strides forbid) copies here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from avalon.tensor.operators import scalar_value
 
 def sizes_of(arguments: Sequence[Any]) -> Shape:
     """Sizes given one by one or as one sequence."""
-    if len(arguments) == 1 and not isinstance(arguments[0], int) and hasattr(arguments[0], "__iter__"):
+    if (
+        len(arguments) == 1
+        and not isinstance(arguments[0], int)
+        and hasattr(arguments[0], "__iter__")
+    ):
         arguments = tuple(arguments[0])
     return tuple([size if type(size) is int else _index(size) for size in arguments])
 
@@ -49,8 +53,8 @@ def infer_size(operation: str, x: Tensor, sizes: Shape) -> Shape:
             sizes = tuple(total // known if size == -1 else size for size in sizes)
     if prod(sizes) != total or any(size < 0 for size in sizes):
         raise ShapeError(
-            f"[{operation}] shape {sizes} is invalid for input of size {total}: the sizes of a tensor "
-            f"of shape {x.shape} must multiply to {total}"
+            f"[{operation}] shape {sizes} is invalid for input of size {total}: the sizes of a "
+            f"tensor of shape {x.shape} must multiply to {total}"
         )
     return sizes
 
@@ -65,9 +69,7 @@ def viewed_strides(shape: Shape, strides: Shape, sizes: Shape) -> Shape | None:
     chunk, viewed = 1, 1
     for place in reversed(builtins.range(len(shape))):
         chunk *= shape[place]
-        ends = place == 0 or (
-            shape[place - 1] != 1 and strides[place - 1] != chunk * chunk_step
-        )
+        ends = place == 0 or (shape[place - 1] != 1 and strides[place - 1] != chunk * chunk_step)
         if not ends:
             continue
         while axis >= 0 and (viewed < chunk or sizes[axis] == 1):
@@ -138,7 +140,8 @@ def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     end = normalize_axis("flatten", end_dim, x.ndim)
     if start > end:
         raise ShapeError(
-            f"[flatten] flatten() has invalid args: start_dim {start_dim} comes after end_dim {end_dim}"
+            f"[flatten] flatten() has invalid args: start_dim {start_dim} comes after end_dim "
+            f"{end_dim}"
         )
     if not x.shape:
         return reshape(x, 1)
@@ -161,7 +164,8 @@ def _split_axis(x: Tensor, axis: int, sizes: Shape) -> Shape:
     inferred = tuple(extent // known if size == -1 else size for size in sizes)
     if prod(inferred) != extent:
         raise ShapeError(
-            f"[unflatten] sizes {sizes} must multiply to the size {extent} of axis {axis} of {x.shape}"
+            f"[unflatten] sizes {sizes} must multiply to the size {extent} of axis {axis} of "
+            f"{x.shape}"
         )
     return (*x.shape[:axis], *inferred, *x.shape[axis + 1 :])
 
@@ -172,8 +176,8 @@ def permute(x: Tensor, *dims: Any) -> Tensor:
     given = sizes_of(dims)
     if len(given) != x.ndim:
         raise ShapeError(
-            f"[permute] permute(sparse_coo): number of dimensions in the tensor input does not match "
-            f"the length of the desired ordering of dimensions: {x.ndim} against {len(given)}"
+            "[permute] permute(sparse_coo): number of dimensions in the tensor input does not "
+            f"match the length of the desired ordering of dimensions: {x.ndim} against {len(given)}"
         )
     order = tuple(normalize_axis("permute", axis, x.ndim) for axis in given)
     if len(set(order)) != len(order):
@@ -213,7 +217,8 @@ def movedim(x: Tensor, source: int | Sequence[int], destination: int | Sequence[
     targets = [destination] if isinstance(destination, int) else list(destination)
     if len(sources) != len(targets):
         raise ShapeError(
-            f"[movedim] source {sources} and destination {targets} must have the same number of axes"
+            f"[movedim] source {sources} and destination {targets} must have the same number of "
+            "axes"
         )
     sources = [normalize_axis("movedim", axis, x.ndim) for axis in sources]
     targets = [normalize_axis("movedim", axis, x.ndim) for axis in targets]
@@ -232,12 +237,14 @@ def expand(x: Tensor, *sizes: Any) -> Tensor:
     added = len(wanted) - x.ndim
     if added < 0:
         raise ShapeError(
-            f"[expand] the number of sizes provided ({len(wanted)}) must be greater or equal to the "
-            f"number of dimensions in the tensor ({x.ndim})"
+            f"[expand] the number of sizes provided ({len(wanted)}) must be greater or equal to "
+            f"the number of dimensions in the tensor ({x.ndim})"
         )
     for axis, size in enumerate(wanted):
         if size == -1 and axis < added:
-            raise ShapeError(f"[expand] the expanded size {tuple(wanted)} has -1 in a new leading axis")
+            raise ShapeError(
+                f"[expand] the expanded size {tuple(wanted)} has -1 in a new leading axis"
+            )
         if size == -1:
             wanted[axis] = x.shape[axis - added]
         elif size < 0:
@@ -321,9 +328,7 @@ def cut(
     ):
         numbers = [scalar_value(start) for start in starts if start is not None]
         fixed = tuple(0 if start is None else None for start in starts)
-        moves.append(
-            Move.of(ops.slice, x, *numbers, starts=fixed, sizes=shape, steps=tuple(steps))
-        )
+        moves.append(Move.of(ops.slice, x, *numbers, starts=fixed, sizes=shape, steps=tuple(steps)))
     new_strides = [step * stride for step, stride in zip(steps, strides, strict=True)]
     if dropped or not moves:
         kept = [axis for axis in builtins.range(x.ndim) if axis not in dropped]
@@ -342,7 +347,9 @@ def narrow(x: Tensor, dim: int, start: int | Tensor, length: int) -> Tensor:
     if not x.shape:
         raise ShapeError("[narrow] narrow() cannot be applied to a 0-dim tensor.")
     if not -extent <= begin <= extent:
-        raise IndexError(f"[narrow] start {begin} is out of range for axis {axis} of shape {x.shape}")
+        raise IndexError(
+            f"[narrow] start {begin} is out of range for axis {axis} of shape {x.shape}"
+        )
     begin += extent if begin < 0 else 0
     if length < 0 or begin + length > extent:
         raise ShapeError(
@@ -399,7 +406,9 @@ def unbind(x: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
 
 
 @method("split")
-def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
+def split(
+    x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0
+) -> tuple[Tensor, ...]:
     """Pieces of axis `dim`: of one size (the last may be smaller), or of the given sizes."""
     axis = normalize_axis("split", dim, x.ndim)
     if not x.shape:
@@ -418,7 +427,8 @@ def split(x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0) 
         lengths = list(split_size_or_sections)
         if sum(lengths) != extent or min(lengths, default=0) < 0:
             raise ShapeError(
-                f"[split] sections {lengths} must sum to the size {extent} of axis {axis} of {x.shape}"
+                f"[split] sections {lengths} must sum to the size {extent} of axis {axis} of "
+                f"{x.shape}"
             )
     pieces, begin = [], 0
     for length in lengths:
@@ -451,9 +461,7 @@ def diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor
     kept = [strides[axis] for axis in builtins.range(x.ndim) if axis not in (first, second)]
     start = offset * strides[second] if offset >= 0 else -offset * strides[first]
     start = start if move.shape[-1] else 0
-    return x._view(
-        (move,), (*kept, strides[first] + strides[second]), x._offset + start
-    )
+    return x._view((move,), (*kept, strides[first] + strides[second]), x._offset + start)
 
 
 @method("unfold")

@@ -1,9 +1,10 @@
 """Writes: what `x.add_(y)`, `x[i] = y`, `x.copy_(y)` and `x.data = y` do.
 
-Comes in: a tensor to write to and what to write. Goes out: the same tensor. Guaranteed: the cell gets a new
-value, so that everything that looks into it sees the write and everything that read before keeps what
-it read; in grad mode the base gets the history of the write; under `no_grad`, through `.data` and
-`detach()`, histories stay as they are; PyTorch's errors come before anything has changed.
+Comes in: a tensor to write to and what to write. Goes out: the same tensor. Guaranteed: the cell
+gets a new value, so that everything that looks into it sees the write and everything that read
+before keeps what it read; in grad mode the base gets the history of the write; under `no_grad`,
+through `.data` and `detach()`, histories stay as they are; PyTorch's errors come before anything
+has changed.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from avalon.dtype import DType, category
 from avalon.errors import AutogradError, DTypeError, ShapeError
 from avalon.shape import broadcast_shapes
 from avalon.tensor import operators
-from avalon.tensor.core import Move, Tensor, is_dense, method, wrap
+from avalon.tensor.core import Move, Tensor, method, wrap
 from avalon.tensor.creation import as_tensor, constant_tensor
+from avalon.tensor.layout import is_dense
 from avalon.tensor.operators import broadcast_to, cast_to, is_operand, result_type
 from avalon.tracing.history import History
 from avalon.tracing.modes import modes, no_grad
@@ -37,9 +39,9 @@ def check_in_place(x: Tensor, differentiable: bool) -> None:
     _check_leaf(x, differentiable)
     if _repeats(x):
         raise AutogradError(
-            "[in-place] unsupported operation: more than one element of the written-to tensor refers "
-            f"to a single memory location (shape {x.shape}, strides {x._strides}). Please clone() the "
-            "tensor before performing the operation."
+            "[in-place] unsupported operation: more than one element of the written-to tensor "
+            f"refers to a single memory location (shape {x.shape}, strides {x._strides}). Please "
+            "clone() the tensor before performing the operation."
         )
 
 
@@ -54,20 +56,24 @@ def _check_leaf(x: Tensor, differentiable: bool) -> None:
                 )
         if x.requires_grad and not x._is_interior():
             raise AutogradError(
-                "[in-place] a leaf Variable that requires grad is being used in an in-place operation. "
-                "Write under `with av.no_grad():`, or to `x.data`."
+                "[in-place] a leaf Variable that requires grad is being used in an in-place "
+                "operation. Write under `with av.no_grad():`, or to `x.data`."
             )
 
 
 def _repeats(x: Tensor) -> bool:
     """True if several elements are one place in memory."""
-    return x._strides is not None and 0 not in x.shape and any(
-        step == 0 and extent > 1 for step, extent in zip(x._strides, x.shape, strict=True)
+    return (
+        x._strides is not None
+        and 0 not in x.shape
+        and any(step == 0 and extent > 1 for step, extent in zip(x._strides, x.shape, strict=True))
     )
 
 
 def check_overlap(x: Tensor, source: Any, exactly: bool = True) -> None:
-    """Raise if `source` looks at a part of `x`'s memory; `exactly`: the very same elements are fine."""
+    """Raise if `source` looks at a part of `x`'s memory; `exactly`: the very same elements are
+    fine.
+    """
     if (
         not isinstance(source, Tensor)
         or source._cell is not x._cell
@@ -84,8 +90,9 @@ def check_overlap(x: Tensor, source: Any, exactly: bool = True) -> None:
     elif first + x.numel() <= second or second + source.numel() <= first:
         return
     raise AutogradError(
-        "[in-place] unsupported operation: some elements of the input tensor and the written-to tensor "
-        "refer to a single memory location. Please clone() the tensor before performing the operation."
+        "[in-place] unsupported operation: some elements of the input tensor and the written-to "
+        "tensor refer to a single memory location. Please clone() the tensor before performing "
+        "the operation."
     )
 
 
@@ -188,8 +195,8 @@ def _merged(level: Tensor, new: Tensor, written: Tensor) -> tuple[Tensor, Tensor
 
 
 def _write_history(x: Tensor, value: Value, edge: History) -> None:
-    """Give `x`, or the tensor that it is a view of, the history of the write. Where the view and its
-    base are windows on the same cell in the same way, the cell's new value is a by-product.
+    """Give `x`, or the tensor that it is a view of, the history of the write. Where the view and
+    its base are windows on the same cell in the same way, the cell's new value is a by-product.
     """
     base = x._base
     if base is None:
@@ -213,7 +220,9 @@ def _write_history(x: Tensor, value: Value, edge: History) -> None:
 
 
 def _erased(x: Tensor, new: Tensor) -> History | None:
-    """The history of `x` after it was overwritten: `new` gets the gradient, the old content zeros."""
+    """The history of `x` after it was overwritten: `new` gets the gradient, the old content
+    zeros.
+    """
     before, after = x._edge(), new._edge()
     if before is None and after is None:
         return None
@@ -224,7 +233,8 @@ def _erased(x: Tensor, new: Tensor) -> History | None:
 
 @method("assign_")
 def assign_(x: Tensor, new: Tensor) -> Tensor:
-    """Make `new`, which was computed from `x`, the content of `x`: how in-place functions are built.
+    """Make `new`, which was computed from `x`, the content of `x`: how in-place functions are
+    built.
 
     Raises:
         RuntimeError: shape or dtype do not fit, or `x` must not be written in place.
@@ -249,7 +259,8 @@ def check_castable(given: DType, wanted: DType) -> None:
     """Raise if a result of dtype `given` cannot be written into a tensor of dtype `wanted`."""
     if category(given) > category(wanted):
         raise DTypeError(
-            f"[in-place] result type {given.name} can't be cast to the desired output type {wanted.name}"
+            f"[in-place] result type {given.name} can't be cast to the desired output type "
+            f"{wanted.name}"
         )
 
 
@@ -267,7 +278,8 @@ def copy_(x: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
     check_overlap(x, source)
     if source.shape != x.shape and broadcast_shapes("copy_", x.shape, source.shape) != x.shape:
         raise ShapeError(
-            f"[copy_] output with shape {x.shape} doesn't match the broadcast shape of {source.shape}"
+            f"[copy_] output with shape {x.shape} doesn't match the broadcast shape of "
+            f"{source.shape}"
         )
     new = broadcast_to(cast_to(source, x.dtype), x.shape)
     tracked = modes.grad and (differentiable or x.requires_grad)
@@ -434,5 +446,7 @@ def _set_data(x: Tensor, new: Tensor) -> None:
 
 
 Tensor.data = property(
-    _get_data, _set_data, doc="The same storage, without history and with a version counter of its own."
+    _get_data,
+    _set_data,
+    doc="The same storage, without history and with a version counter of its own.",
 )

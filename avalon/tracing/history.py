@@ -1,10 +1,10 @@
 """Gradient history: what a tensor remembers of how it was made, and the walk back over it.
 
-Comes in: calls recorded on tensors that need gradients. Goes out: cotangents of leaves and of asked-for
-histories. Guaranteed: a history keeps only the values that its gradient reads, as they were when
-forward read them; the walk is iterative, in the reverse order of recording, so that sums of cotangents
-have one order; a history that was walked without `retain_graph` gives its values back and says so when
-it is walked again.
+Comes in: calls recorded on tensors that need gradients. Goes out: cotangents of leaves and of
+asked-for histories. Guaranteed: a history keeps only the values that its gradient reads, as they
+were when forward read them; the walk is iterative, in the reverse order of recording, so that sums
+of cotangents have one order; a history that was walked without `retain_graph` gives its values back
+and says so when it is walked again.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class History:
         value: Value | None,
         parameters: dict[str, Any],
     ) -> History | None:
-        """The history of a call; `operands` and `result` say shapes and dtypes, `values` and `value`
-        what may have to be kept.
+        """The history of a call; `operands` and `result` say shapes and dtypes, `values` and
+        `value` what may have to be kept.
         """
         if primitive.no_gradient_reason:
             return None
@@ -112,8 +112,8 @@ class History:
         if gradient is None:
             raise AutogradError(
                 f"[backward] Trying to backward through the graph a second time (at {self.name}): "
-                "the values that it saved were freed by the first time. Specify retain_graph=True if "
-                "you need to backward through the graph a second time."
+                "the values that it saved were freed by the first time. Specify retain_graph=True "
+                "if you need to backward through the graph a second time."
             )
         if not isinstance(gradient, Gradient):
             given = cotangent if differentiable else wrap(cotangent, None)
@@ -233,7 +233,11 @@ def backward(
         if not retain:
             history.release()
         for source, one in zip(history.inputs, made, strict=True):
-            if source is not None and one is not None and (useful is None or source.serial in useful):
+            if (
+                source is not None
+                and one is not None
+                and (useful is None or source.serial in useful)
+            ):
                 send(source, one)
     return found
 
@@ -242,7 +246,9 @@ def _leads_on(history: History, useful: set[int]) -> bool:
     return any(source is not None and source.serial in useful for source in history.inputs)
 
 
-def _observe(history: History, cotangent: Any, wrap: Callable[..., Any], differentiable: bool) -> Any:
+def _observe(
+    history: History, cotangent: Any, wrap: Callable[..., Any], differentiable: bool
+) -> Any:
     """Call the hooks, then let the keepers have the result."""
     tensor = cotangent if differentiable else wrap(cotangent, None)
     for hook in list((history.hooks or {}).values()):

@@ -1,8 +1,8 @@
 """The modes that a thread records in: gradients on or off, op by op, values forbidden.
 
-Comes in: context managers and decorators that users write. Goes out: `modes`, one object per thread,
-that recording reads. Guaranteed: leaving a context puts back what was there before, also when an
-exception leaves it, and no thread sees another one's modes.
+Comes in: context managers and decorators that users write. Goes out: `modes`, one object per
+thread, that recording reads. Guaranteed: leaving a context puts back what was there before, also
+when an exception leaves it, and no thread sees another one's modes.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ def eager(function: Callable[..., Any] | None = None) -> Any:
 
 
 class set_grad_enabled(_Scope):
-    """Turn recording of gradient history on or off, at once, or for the length of a `with` block."""
+    """Turn recording of gradient history on or off, at once, or for the length of a `with`
+    block.
+    """
 
     def __init__(self, enabled: bool) -> None:
         super().__init__(grad=bool(enabled))

@@ -1,11 +1,11 @@
 """Values: what tensors hold. A value is computed, or a number, or a call that waits in a recorder.
 
-Comes in: primitives applied to values (`add(a, b)`), Python numbers, buffers. Goes out: `Value` handles,
-whose `buffer` is there when somebody needs it. Guaranteed: shapes and dtypes are checked when a call is
-recorded; every thread records for itself; a value that another thread has pending is computed before it
-is used here; when pending work runs, every value that somebody still holds gets its buffer, and calls
-that nobody holds are dropped; a program that fails commits nothing, and its values raise the same
-error whenever they are asked for.
+Comes in: primitives applied to values (`add(a, b)`), Python numbers, buffers. Goes out: `Value`
+handles, whose `buffer` is there when somebody needs it. Guaranteed: shapes and dtypes are checked
+when a call is recorded; every thread records for itself; a value that another thread has pending is
+computed before it is used here; when pending work runs, every value that somebody still holds gets
+its buffer, and calls that nobody holds are dropped; a program that fails commits nothing, and its
+values raise the same error whenever they are asked for.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Value:
 
     Attributes:
         shape, dtype, device: what it is, known from the start.
-        buffer: its memory, or None while it waits (then `recorder`, `node` and `position` say where).
-        number: the Python number it is, or None; such a value is a run-time argument of programs.
-        failure: the error of the program that should have computed it.
+        buffer: its memory, or None while it waits (then `recorder`, `node` and `position` say
+        where). number: the Python number it is, or None; such a value is a run-time argument of
+        programs. failure: the error of the program that should have computed it.
     """
 
     __slots__ = (
@@ -104,9 +104,7 @@ class Value:
         """Record a call of `primitive` on values."""
         return record(primitive, operands, parameters)
 
-    def constant(
-        self, value: Any, shape: Shape | None = None, dtype: DType | None = None
-    ) -> Value:
+    def constant(self, value: Any, shape: Shape | None = None, dtype: DType | None = None) -> Value:
         """A constant like this value, part of the program's structure."""
         return constant(
             value, self.shape if shape is None else shape, self.dtype if dtype is None else dtype
@@ -153,9 +151,9 @@ def raise_again(failure: BaseException) -> None:
 
 
 class Pending(NamedTuple):
-    """Recorded work that was taken out of its recorder: the graph and its structure key, what feeds the
-    inputs and whose it is, the values that somebody still holds, the inputs whose memory may be taken
-    over, and what cells held before.
+    """Recorded work that was taken out of its recorder: the graph and its structure key, what feeds
+    the inputs and whose it is, the values that somebody still holds, the inputs whose memory may be
+    taken over, and what cells held before.
     """
 
     graph: Graph
@@ -172,7 +170,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        # True after a parameter was written by hand; the next differentiable call then runs it first
+        # True after a parameter was written by hand; the next differentiable call then runs it
+        # first
         self.updated = False
         self._reset()
 
@@ -181,7 +180,9 @@ class Recorder:
         self.values: list[weakref.ref[Value]] = []
         self.feeds: list[Any] = []  # buffers and numbers, in the order of the graph's inputs
         self.fed_by: list[weakref.ref[Value] | None] = []
-        self.entered: dict[int, tuple[Node, int]] = {}  # by the id of a buffer, or of a number's value
+        self.entered: dict[
+            int, tuple[Node, int]
+        ] = {}  # by the id of a buffer, or of a number's value
         self.holders: list[Any] = []  # keeps those ids from being used again
         self.key: list[Any] = []
         self.bytes = 0
@@ -227,9 +228,7 @@ class Recorder:
             for position, feeder in enumerate(self.fed_by)
             if feeder is not None and feeder() is None and not self.feeds[position].pinned
         ]
-        taken = Pending(
-            self.graph, self.key, self.feeds, self.holders, live, donated, self.rebound
-        )
+        taken = Pending(self.graph, self.key, self.feeds, self.holders, live, donated, self.rebound)
         self._reset()
         return taken
 
@@ -249,7 +248,9 @@ class Recorder:
 
 
 def compute(pending: Pending, tier: str | None = None) -> None:
-    """Run recorded work and give each value its buffer; `tier` overrides the choice by sightings."""
+    """Run recorded work and give each value its buffer; `tier` overrides the choice by
+    sightings.
+    """
     live = pending.live
     try:
         positions = [value.position for value in live]
@@ -290,8 +291,8 @@ def _notice_unread(dead: int) -> None:
     if not _noticed:
         _noticed = True
         print(
-            f"[avalon] {dead} recorded calls were dropped, for nothing read their results. If you are "
-            "timing a loop, call av.synchronize() in it: work runs when a value is needed.",
+            f"[avalon] {dead} recorded calls were dropped, for nothing read their results. If you "
+            "are timing a loop, call av.synchronize() in it: work runs when a value is needed.",
             file=sys.stderr,
         )
 
@@ -311,9 +312,7 @@ def recorder() -> Recorder:
     return _local.recorder
 
 
-def record(
-    primitive: Primitive, operands: Sequence[Value], parameters: dict[str, Any]
-) -> Value:
+def record(primitive: Primitive, operands: Sequence[Value], parameters: dict[str, Any]) -> Value:
     """Append a call to this thread's pending work.
 
     Raises:

@@ -1,12 +1,12 @@
 """Random programs over tensors, run on PyTorch and on Avalon side by side.
 
-Comes in: a seed. Goes out: nothing, or a `Difference` that shows the program up to the first read that
-differs. Guaranteed: a program is a list of plain instructions that depends on the seed only; it is run once
-on both libraries, and once more on Avalon alone with reads, prints, garbage collections and kept
-references put in between, which must change no bit.
+Comes in: a seed. Goes out: nothing, or a `Difference` that shows the program up to the first read
+that differs. Guaranteed: a program is a list of plain instructions that depends on the seed only;
+it is run once on both libraries, and once more on Avalon alone with reads, prints, garbage
+collections and kept references put in between, which must change no bit.
 
-PyTorch runs with saved tensors cloned when they are saved: so its backward, like ours, reads what forward
-read, and its check that nothing was written since has nothing to complain about.
+PyTorch runs with saved tensors cloned when they are saved: so its backward, like ours, reads what
+forward read, and its check that nothing was written since has nothing to complain about.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class World:
         self.versions.append(0 if tensor is None else tensor._version)
         return tensor
 
-    # --- making -------------------------------------------------------------------------------------
+    # --- making
+    # -------------------------------------------------------------------------------------
 
     def do_tensor(self, data: Any, dtype: str, requires: bool) -> Any:
         made = self.library.tensor(data, dtype=self.library.dtypes[dtype])
@@ -111,7 +112,8 @@ class World:
     def do_set_data(self, one: int, other: int) -> None:
         self.tensors[one].data = self.tensors[other].detach()
 
-    # --- views ---------------------------------------------------------------------------------------
+    # --- views
+    # ---------------------------------------------------------------------------------------
 
     def do_view(self, name: str, one: int, arguments: tuple[Any, ...]) -> Any:
         return self.add(getattr(self.tensors[one], name)(*arguments))
@@ -127,7 +129,8 @@ class World:
         tensor = self.tensors[one]
         return self.add(tensor[tensor.detach() > threshold])
 
-    # --- arithmetic ---------------------------------------------------------------------------------
+    # --- arithmetic
+    # ---------------------------------------------------------------------------------
 
     def do_binary(self, operator: str, one: int, other: int) -> Any:
         return self.add(getattr(self.tensors[one], operator)(self.tensors[other]))
@@ -135,7 +138,8 @@ class World:
     def do_number(self, operator: str, one: int, number: float) -> Any:
         return self.add(getattr(self.tensors[one], operator)(number))
 
-    # --- writes -------------------------------------------------------------------------------------
+    # --- writes
+    # -------------------------------------------------------------------------------------
 
     def do_write(self, name: str, one: int, other: int) -> None:
         getattr(self.tensors[one], name)(self.tensors[other])
@@ -160,7 +164,8 @@ class World:
         tensor = self.tensors[one]
         tensor[tensor.detach() > threshold] = value
 
-    # --- arrays -------------------------------------------------------------------------------------
+    # --- arrays
+    # -------------------------------------------------------------------------------------
 
     def do_numpy(self, one: int) -> None:
         self.arrays.append(self.tensors[one].detach().numpy())
@@ -171,7 +176,8 @@ class World:
     def do_array_drop(self, which: int) -> None:
         del self.arrays[which]
 
-    # --- gradients ----------------------------------------------------------------------------------
+    # --- gradients
+    # ----------------------------------------------------------------------------------
 
     def do_requires(self, one: int, wanted: bool) -> None:
         self.tensors[one].requires_grad_(wanted)
@@ -181,7 +187,7 @@ class World:
 
     def do_backward(self, one: int, retain: bool, create: bool = False) -> None:
         tensor = self.tensors[one]
-        ones = (tensor.detach() * 0 + 1)
+        ones = tensor.detach() * 0 + 1
         tensor.backward(ones, retain_graph=retain, create_graph=create)
 
     def do_grad(self, one: int, inputs: tuple[int, ...], create: bool) -> None:
@@ -225,7 +231,8 @@ class World:
         self.tensors[one] = self.library.tensor(0.0)
         self.versions[one] = 0
 
-    # --- reading ------------------------------------------------------------------------------------
+    # --- reading
+    # ------------------------------------------------------------------------------------
 
     def read(self, position: int) -> tuple[Any, ...]:
         """All that a tensor shows, in forms that compare."""
@@ -275,7 +282,9 @@ def _elements(tensor: Any) -> bytes:
 
 
 class Program:
-    """The random choices of one program. What it chooses depends on the shapes in PyTorch's world."""
+    """The random choices of one program. What it chooses depends on the shapes in PyTorch's
+    world.
+    """
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -291,7 +300,9 @@ class Program:
         return [self.data(shape[1:]) for _ in range(shape[0])]
 
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.random.randint(1, 3) for _ in range(self.random.choice([0, 1, 1, 2, 2, 3])))
+        return tuple(
+            self.random.randint(1, 3) for _ in range(self.random.choice([0, 1, 1, 2, 2, 3]))
+        )
 
     def make(self) -> tuple[Any, ...]:
         if self.random.random() < 0.15:
@@ -335,7 +346,9 @@ class Program:
                 items.append(slice(start, stop, self.random.choice([None, None, 2])))
             else:
                 count = self.random.randint(1, 2)
-                items.append([self.random.randrange(-extent, extent) for _ in range(count)] if extent else [])
+                items.append(
+                    [self.random.randrange(-extent, extent) for _ in range(count)] if extent else []
+                )
         if self.random.random() < 0.2:
             items.insert(self.random.randint(0, len(items)), None)
         if self.random.random() < 0.2:
@@ -500,7 +513,9 @@ def _odd(target: Any, source: Any) -> bool:
 
 
 def _tangled(target: Any, source: Any) -> bool:
-    """PyTorch reads what it has just written where operands overlap in ways that it does not see."""
+    """PyTorch reads what it has just written where operands overlap in ways that it does not
+    see.
+    """
     if target is None or source is None:
         return False
     if target.untyped_storage().data_ptr() != source.untyped_storage().data_ptr():

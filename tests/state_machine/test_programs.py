@@ -1,4 +1,6 @@
-"""20,000 random programs give in Avalon what they give in PyTorch, read for read and error for error."""
+"""20,000 random programs give in Avalon what they give in PyTorch, read for read and error for
+error.
+"""
 
 import warnings
 

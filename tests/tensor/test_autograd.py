@@ -1,4 +1,6 @@
-"""backward, hooks, retained graphs, gradients of gradients: PyTorch's values and PyTorch's errors."""
+"""backward, hooks, retained graphs, gradients of gradients: PyTorch's values and PyTorch's
+errors.
+"""
 
 import gc
 
@@ -32,7 +34,7 @@ def test_second_backward_needs_retain_graph():
 
 
 @pytest.mark.parametrize(
-    "wrong, message",
+    ("wrong", "message"),
     [
         (lambda x: (x * 2).backward(), "only for scalar outputs"),
         (lambda x: (x * 2).backward(av.ones(2)), "Mismatch in shape"),
@@ -129,7 +131,8 @@ def test_values_kept_for_backward_go_with_it():
     y = x.exp()
     history = y.grad_fn
     y.sum().backward()
-    assert history._operands is None and history._output is None
+    assert history._operands is None
+    assert history._output is None
 
 
 def test_a_dropped_graph_is_gone():
@@ -151,7 +154,8 @@ def test_writes_under_no_grad_leave_the_leaf():
     with av.no_grad():
         x -= 1
         x[0] = 5
-    assert x.is_leaf and x.requires_grad
+    assert x.is_leaf
+    assert x.requires_grad
     (x * x).sum().backward()
     assert x.grad.tolist() == [10.0, 2.0, 4.0]
     alias = x.detach()

@@ -19,11 +19,12 @@ def tensors(shape, requires=False):
 
 
 INDICES = [
-    0, -1, slice(None), slice(1, None), slice(None, None, 2), slice(5, 9), None, Ellipsis, (0, 1),
-    (slice(None), 1), (Ellipsis, 0), (None, 0, None), (0, Ellipsis, None), ([0, 1],), ([1, 0], [0, 1]),
-    (slice(None), [0, 2]), (slice(None), [0, 2], 1), ([0, 1], slice(None), [1, 0]), (0, [0, 2]),
-    ([[0, 1], [1, 0]],), (slice(1, None), None, [1]), (Ellipsis, [1, 0]), True, False, (True, 0), [],
-    (slice(0, 0),), ([0], [1], [2]), (slice(None), [2, 0, 1], [1, 0, 3]), (-1, slice(None, None, 3)),
+    0, -1, slice(None), slice(1, None), slice(None, None, 2), slice(5, 9), None, Ellipsis, (0,
+    1), (slice(None), 1), (Ellipsis, 0), (None, 0, None), (0, Ellipsis, None), ([0, 1],), ([1,
+    0], [0, 1]), (slice(None), [0, 2]), (slice(None), [0, 2], 1), ([0, 1], slice(None), [1, 0]),
+    (0, [0, 2]), ([[0, 1], [1, 0]],), (slice(1, None), None, [1]), (Ellipsis, [1, 0]), True,
+    False, (True, 0), [], (slice(0, 0),), ([0], [1], [2]), (slice(None), [2, 0, 1], [1, 0, 3]),
+    (-1, slice(None, None, 3)),
 ]  # fmt: skip
 
 
@@ -89,9 +90,7 @@ def test_arrays_and_tensors_as_indices():
     assert a[av.tensor([1], dtype=av.int32), 1].tolist() == [3.0]
 
 
-@pytest.mark.parametrize(
-    "index", [2, -3, (0, 5), ([0, 9],), (0, 0, 0), (0.5,), "a"], ids=str
-)
+@pytest.mark.parametrize("index", [2, -3, (0, 5), ([0, 9],), (0, 0, 0), (0.5,), "a"], ids=str)
 def test_errors(index):
     t, a = tensors((2, 3))
     with pytest.raises((IndexError, TypeError)):

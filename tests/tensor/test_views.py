@@ -55,7 +55,7 @@ def test_gradients_of_views_and_of_writes_to_them(number):
 
 
 @pytest.mark.parametrize(
-    "wrong, message",
+    ("wrong", "message"),
     [
         (lambda x: x.view(5, 2), "invalid for input of size 12"),
         (lambda x: x.t().view(-1), "not compatible with input tensor's size"),
