@@ -1,7 +1,7 @@
 """For all tests and doctests: the library is imported before pytest collects it.
 
-Otherwise pytest, which loads each module that has doctests by itself, would put the module `avalon.fit`
-in the place of the function `av.fit`.
+Otherwise pytest, which loads each module that has doctests by itself, would put the module
+`avalon.fit` in the place of the function `av.fit`.
 """
 
 import avalon

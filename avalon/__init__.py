@@ -1,7 +1,7 @@
 """Avalon: deep learning on plain structs and plain functions, compiled whole.
 
-Every public name of the library. Layers are in `nn`, optimizers in `optim`, data sets and loaders in
-`data`, generators in `random`; the functions of tensors stand here, as they do in PyTorch.
+Every public name of the library. Layers are in `nn`, optimizers in `optim`, data sets and loaders
+in `data`, generators in `random`; the functions of tensors stand here, as they do in PyTorch.
 """
 
 from math import e as e, inf as inf, nan as nan, pi as pi
@@ -211,9 +211,9 @@ from avalon.functions import (
     lgamma as lgamma,
     linspace as linspace,
     log as log,
-    log10 as log10,
     log1p as log1p,
     log2 as log2,
+    log10 as log10,
     log_softmax as log_softmax,
     logaddexp as logaddexp,
     logaddexp2 as logaddexp2,

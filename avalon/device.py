@@ -1,7 +1,7 @@
 """Devices by name: "cpu" runs today; every layer below takes a `Device`, so that others can join.
 
-Comes in: a name such as "cpu" or "cuda:0". Goes out: a `Device`, which compares by name and index, and
-which moves what it is called with: `model = device(model)`.
+Comes in: a name such as "cpu" or "cuda:0". Goes out: a `Device`, which compares by name and
+index, and which moves what it is called with: `model = device(model)`.
 """
 
 from __future__ import annotations

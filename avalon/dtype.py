@@ -1,8 +1,9 @@
 """Element types: their names, sizes, kinds, and which type two of them promote to.
 
 Comes in: names, NumPy dtypes, Python scalars. Goes out: one `DType` object per type, compared by
-identity. Guaranteed: promotion is PyTorch's (https://docs.pytorch.org/docs/stable/tensor_attributes.html),
-including the weak categories of Python scalars and of zero-dimensional tensors.
+identity. Guaranteed: promotion is PyTorch's
+(https://docs.pytorch.org/docs/stable/tensor_attributes.html), including the weak categories of
+Python scalars and of zero-dimensional tensors.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def promote(first: DType, second: DType) -> DType:
 
 @dataclass(frozen=True)
 class FloatLimits:
-    """Limits of a floating point type: largest and smallest numbers, distance from 1 to the next."""
+    """Limits of a floating point type: largest and smallest numbers, spacing at 1."""
 
     dtype: str
     bits: int

@@ -10,8 +10,8 @@ from avalon.tracing import execute
 
 
 def explain() -> str:
-    """Which programs exist, how often each was seen, why each build was made and how long it took, and how
-    compiled steps fared.
+    """Which programs exist, how often each was seen, why each build was made and how long it
+    took, and how compiled steps fared.
 
     >>> import avalon as av
     >>> (av.ones(2) + 1).tolist()

@@ -1,7 +1,7 @@
 """Moving tensors and structures between devices: what calling a device does.
 
-Comes in: a tensor or a structure, and a device. Goes out: the same structure, with its tensors there.
-Guaranteed: a device that is not here is refused before anything has moved.
+Comes in: a tensor or a structure, and a device. Goes out: the same structure, with its tensors
+there. Guaranteed: a device that is not here is refused before anything has moved.
 """
 
 from __future__ import annotations

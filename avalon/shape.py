@@ -1,4 +1,4 @@
-"""Arithmetic on shapes: broadcasting, strides, element counts. Comes in and goes out: tuples of int."""
+"""Arithmetic on shapes: broadcasting, strides, element counts; tuples of int in and out."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def contiguous_strides(shape: Sequence[int]) -> Shape:
 
 
 def normalize_axis(operation: str, axis: int, rank: int) -> int:
-    """Turn a possibly negative axis into one in [0, rank). A scalar has axes 0 and -1, as in PyTorch."""
+    """Turn a possibly negative axis into one in [0, rank). A scalar has axes 0 and -1."""
     bound = max(rank, 1)
     if not -bound <= axis < bound:
         raise IndexError(

@@ -1,12 +1,13 @@
 """One call of a step, recorded as a whole: what it read, what it computed, what it left behind.
 
-Comes in: a function and its arguments. Goes out: the function's result, computed, and a `Recording`:
-a graph in which every input has a known origin and every effect a known place. Guaranteed: after an
-exception, cells, gradients, fields and random counters are as before the call.
+Comes in: a function and its arguments. Goes out: the function's result, computed, and a
+`Recording`: a graph in which every input has a known origin and every effect a known place.
+Guaranteed: after an exception, cells, gradients, fields and random counters are as before the
+call.
 
-Origins of inputs: a reachable tensor's cell, a reachable window (evaluated before the step), a random
-generator's counter, a number, or host data that the step made itself. Effects: cells rebound, `.grad`
-set or cleared, tensors put in fields, and the result.
+Origins of inputs: a reachable tensor's cell, a reachable window (evaluated before the step), a
+random generator's counter, a number, or host data that the step made itself. Effects: cells
+rebound, `.grad` set or cleared, tensors put in fields, and the result.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from avalon.tracing.modes import modes
 from avalon.tracing.values import Pending, Value, compute, recorder
 
 _FORBIDDEN = (
-    "[compile] the step asks for the value of a tensor while it is recorded. A compiled step runs as "
-    "one program, so Python cannot look inside: return the tensor and look at it outside, use "
+    "[compile] the step asks for the value of a tensor while it is recorded. A compiled step runs "
+    "as one program, so Python cannot look inside: return the tensor and look at it outside, use "
     "av.where(condition, a, b) in place of `if`, or do not compile this function."
 )
 
@@ -32,8 +33,8 @@ class Origin(NamedTuple):
     """Where an input of the program comes from.
 
     `kind` is "cell" or "window" (`index`: number of the tensor), "number" (`value`), "counter"
-    (`value`: a generator, `index`: how far from its offset at the start), "key" (`value`: a generator) or
-    "host" (`value`: a buffer).
+    (`value`: a generator, `index`: how far from its offset at the start), "key" (`value`: a
+    generator) or "host" (`value`: a buffer).
     """
 
     kind: str
@@ -159,7 +160,9 @@ class Recording:
     def undo(self) -> None:
         """Put everything back to what it was before the call."""
         self.snapshot.restore()
-        for tensor, (cell, value, version, gradient) in zip(self.tensors, self._before, strict=True):
+        for tensor, (cell, value, version, gradient) in zip(
+            self.tensors, self._before, strict=True
+        ):
             tensor._cell = cell
             cell.value = value
             cell.version = version
@@ -220,7 +223,16 @@ class Recording:
             self.made.append(self._outcome(tensor._cell.value))
             self._kept.append(tensor._cell)
         fields = dict(vars(tensor))
-        for name in ("_cell", "_memo", "_memo_version", "_leaf", "_base", "_path", "_counter", "_grad"):
+        for name in (
+            "_cell",
+            "_memo",
+            "_memo_version",
+            "_leaf",
+            "_base",
+            "_path",
+            "_counter",
+            "_grad",
+        ):
             fields.pop(name, None)
         return Template(type(tensor), fields, number)
 
@@ -253,7 +265,10 @@ class Recording:
             elif (found := self._start.get(id(holder))) is not None:
                 self.origins.append(Origin(*found, None))
             elif isinstance(feed, Buffer):
-                if any(cell.value is not None and cell.value.buffer is feed for cell, *_ in self._before):
+                if any(
+                    cell.value is not None and cell.value.buffer is feed
+                    for cell, *_ in self._before
+                ):
                     self.refusal = "it writes through a view that it got as an argument"
                 self.origins.append(Origin("host", -1, feed))
             else:
@@ -263,7 +278,7 @@ class Recording:
         pending.donated[:] = [place for place in pending.donated if place not in own]
 
     def disagreement(self, earlier: Recording) -> str:
-        """Where this call did something else than an earlier one in the same world; "" if nowhere."""
+        """Where this call did something else than an earlier one in the same world, or ""."""
         ours, theirs = self.pending.key, earlier.pending.key
         for position, (now, before) in enumerate(zip(ours, theirs, strict=False)):
             if now != before:
@@ -317,7 +332,7 @@ def evaluate(tensor: Tensor) -> Value:
 
 
 def at(source: Any) -> str:
-    """" (file.py:12)", or nothing if the line is not known."""
+    """ " (file.py:12)", or nothing if the line is not known."""
     return f" ({source[0]}:{source[1]})" if source else ""
 
 
@@ -332,4 +347,3 @@ def _readers(pending: Pending) -> list[Any]:
 
 def _same_bytes(one: Buffer, other: Buffer) -> bool:
     return one.nbytes == other.nbytes and one.tobytes() == other.tobytes()
-

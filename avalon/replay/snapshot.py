@@ -30,7 +30,9 @@ _ATOMS = (
 )  # fmt: skip
 _MISSING = object()
 _LIBRARY_PATHS = tuple(
-    path for key in ("stdlib", "platstdlib", "purelib", "platlib") if (path := sysconfig.get_path(key))
+    path
+    for key in ("stdlib", "platstdlib", "purelib", "platlib")
+    if (path := sysconfig.get_path(key))
 )
 
 
@@ -377,7 +379,11 @@ def _is_library_object(value: Any) -> bool:
 def _in_library(module: str) -> bool:
     found = inspect.sys.modules.get(module)  # type: ignore[attr-defined]
     file = getattr(found, "__file__", None)
-    return found is not None and module != "__main__" and (file is None or file.startswith(_LIBRARY_PATHS))
+    return (
+        found is not None
+        and module != "__main__"
+        and (file is None or file.startswith(_LIBRARY_PATHS))
+    )
 
 
 def _surroundings(path: str, function: Any) -> Iterator[tuple[str, type[Container], Any]]:

@@ -1,9 +1,9 @@
 """`compile`: a step that is recorded until two calls agree, and replayed from then on.
 
-Comes in: a Python function. Goes out: a callable with the same results, bit for bit. Guaranteed: a replay
-is never stale. Every call compares all that the function can see with what it saw when it was
-recorded; any difference records anew, and builds anew only if the structure changed. What cannot be
-replayed truthfully is refused by name.
+Comes in: a Python function. Goes out: a callable with the same results, bit for bit. Guaranteed:
+a replay is never stale. Every call compares all that the function can see with what it saw when
+it was recorded; any difference records anew, and builds anew only if the structure changed. What
+cannot be replayed truthfully is refused by name.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def compile(
 ) -> Callable[..., Any]:
     """Turn a function into one that replays: two recorded calls, then one native call each.
 
-    Tensors that the function met become inputs, tensors that it rebound (parameters, optimizer state,
-    `.grad`, fields) become outputs. Python numbers, flags and containers that it can see are compared
-    on every call; a change records again, which takes a millisecond, and recompiles only if the
-    structure changed. NumPy arrays among the arguments become tensors.
+    Tensors that the function met become inputs, tensors that it rebound (parameters, optimizer
+    state, `.grad`, fields) become outputs. Python numbers, flags and containers that it can see
+    are compared on every call; a change records again, which takes a millisecond, and recompiles
+    only if the structure changed. NumPy arrays among the arguments become tensors.
 
     Args:
         function: the step; without it, `compile` is a decorator with options.
@@ -302,8 +302,8 @@ class Replay:
         return origin.value
 
     def _release(self, released: list[Value], feeds: list[Any]) -> list[int]:
-        """Let the cells that will be rebound go of their values; the inputs whose memory the program
-        may then take over, for nobody else holds it.
+        """Let the cells that will be rebound go of their values; the inputs whose memory the
+        program may then take over, for nobody else holds it.
         """
         donated = []
         for place, index in self._donors:
@@ -318,7 +318,10 @@ class Replay:
             cell = self._tensors[index]._cell
             cell.value = self._settled(outcome, made, start)
             cell.version += 1
-        cells = [Cell(value, value.shape) for value in (self._settled(o, made, start) for o in self._made)]
+        cells = [
+            Cell(value, value.shape)
+            for value in (self._settled(o, made, start) for o in self._made)
+        ]
         for index, template in self._gradients:
             self._tensors[index]._grad = None if template is None else self._build(template, cells)
         for change, template in self._fields:
@@ -372,4 +375,3 @@ def report() -> list[str]:
         + ("" if step._replays else f"; {step.reason}")
         for step in _steps
     ]
-
