@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice, product
 from math import ceil, prod
 
@@ -36,6 +36,7 @@ _RESIDENT = 384 << 10  # bytes of packed lanes that may stay in the second cache
 _PAGE = 4096  # rows that lie a multiple of it apart share their places in the first cache
 
 
+@lru_cache(maxsize=1024)
 def choose(target: Target, dtype: DType, problem: Problem, spatial: bool) -> Schedule:
     """The cheapest schedule. `spatial` tells convolutions from matrix products."""
     return min(candidates(target, dtype, problem, spatial), key=lambda found: found[0])[1]
