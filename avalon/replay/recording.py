@@ -32,23 +32,23 @@ _FORBIDDEN = (
 class Origin(NamedTuple):
     """Where an input of the program comes from.
 
-    `kind` is "cell" or "window" (`index`: number of the tensor), "number" (`value`), "counter"
-    (`value`: a generator, `index`: how far from its offset at the start), "key" (`value`: a
+    `kind` is "cell" or "window" (`place`: number of the tensor), "number" (`value`), "counter"
+    (`value`: a generator, `place`: how far from its offset at the start), "key" (`value`: a
     generator) or "host" (`value`: a buffer).
     """
 
     kind: str
-    index: int
+    place: int
     value: Any
 
 
 class Outcome(NamedTuple):
-    """What a cell holds after the step: "output" (`index`: position in the graph), "start" (what
-    tensor number `index` held at the start) or "host" (`value`).
+    """What a cell holds after the step: "output" (`place`: position in the graph), "start" (what
+    tensor number `place` held at the start) or "host" (`value`).
     """
 
     kind: str
-    index: int
+    place: int
     value: Any
 
 
@@ -287,7 +287,7 @@ class Recording:
             longer = max(self.sources, earlier.sources, key=len)
             return f"computes more or less{at(longer[min(len(ours), len(theirs))])}"
         for source, now, before in zip(self._readers, self.origins, earlier.origins, strict=True):
-            if now.kind != before.kind or now.index != before.index:
+            if now.kind != before.kind or now.place != before.place:
                 return f"reads another tensor{at(source)}"
             if now.kind == "number" and now.value != before.value and now.value == now.value:
                 return f"uses the number {now.value!r} where it used {before.value!r}{at(source)}"
@@ -307,7 +307,7 @@ def kind_of(tensor: Tensor) -> tuple[Any, ...]:
 class Reachable(NamedTuple):
     """In a result: the reachable tensor of this number."""
 
-    index: int
+    place: int
 
 
 def with_gradients(tensors: list[Tensor]) -> tuple[list[Tensor], list[int]]:

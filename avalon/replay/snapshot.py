@@ -403,7 +403,7 @@ def _surroundings(path: str, function: Any) -> Iterator[tuple[str, type[Containe
         cells = dict(zip(function.__code__.co_freevars, function.__closure__, strict=True))
         yield path, _Names, _Named(tuple(cells), _reader(cells), _writer(cells))
     if function.__defaults__ or function.__kwdefaults__:
-        names = ("__defaults__", "__kwdefaults__", "__code__")
+        names: tuple[str, ...] = ("__defaults__", "__kwdefaults__", "__code__")
         read, put = functools.partial(getattr, function), functools.partial(setattr, function)
         yield path, _Names, _Named(names, read, put)
     module = function.__module__ or ""

@@ -226,7 +226,7 @@ class Replay:
         self._around = _surroundings()
         pending = recording.pending
         outcomes = [outcome for _, outcome in recording.rebound] + recording.made
-        self._wanted = sorted({o.index for o in outcomes if o.kind == "output"})
+        self._wanted = sorted({o.place for o in outcomes if o.kind == "output"})
         self.program = (
             execute.program_for(pending.graph, pending.key, self._wanted, "hot")
             if self._wanted
@@ -237,15 +237,15 @@ class Replay:
         self._origins = recording.origins
         self._rebound = recording.rebound
         self._made = recording.made
-        kept = {outcome.index for outcome in outcomes if outcome.kind == "start"}
-        self._read = sorted(kept | {o.index for o in self._origins if o.kind in ("cell", "window")})
+        kept = {outcome.place for outcome in outcomes if outcome.kind == "start"}
+        self._read = sorted(kept | {o.place for o in self._origins if o.kind in ("cell", "window")})
         rebound = {self._aliases[index] for index, _ in recording.rebound}
         self._donors = [
-            (place, origin.index)
+            (place, origin.place)
             for place, origin in enumerate(self._origins)
             if origin.kind == "cell"
-            and self._aliases[origin.index] in rebound
-            and origin.index not in kept
+            and self._aliases[origin.place] in rebound
+            and origin.place not in kept
         ]
         self._gradients = recording.gradients
         self._fields = recording.fields
@@ -293,10 +293,10 @@ class Replay:
 
     def _feed(self, origin: Origin, start: dict[int, Value]) -> Any:
         if origin.kind in ("cell", "window"):
-            value = start[origin.index]
+            value = start[origin.place]
             return value.force() if value.number is None else value.number
         if origin.kind == "counter":
-            return (origin.value.offset + origin.index) & ((1 << 64) - 1)
+            return (origin.value.offset + origin.place) & ((1 << 64) - 1)
         if origin.kind == "key":
             return origin.value.initial_seed()
         return origin.value
@@ -330,8 +330,8 @@ class Replay:
 
     def _settled(self, outcome: Outcome, made: list[Value], start: dict[int, Value]) -> Value:
         if outcome.kind == "output":
-            return made[self._place[outcome.index]]
-        return start[outcome.index] if outcome.kind == "start" else outcome.value
+            return made[self._place[outcome.place]]
+        return start[outcome.place] if outcome.kind == "start" else outcome.value
 
     def _build(self, template: Template, cells: list[Cell]) -> Tensor:
         built = object.__new__(template.type)
@@ -344,7 +344,7 @@ class Replay:
         if isinstance(result, Template):
             return self._build(result, cells)
         if isinstance(result, Reachable):
-            return self._tensors[result.index]
+            return self._tensors[result.place]
         if isinstance(result, (list, tuple)):
             items = [self._rebuild(item, cells) for item in result]
             return type(result)(*items) if hasattr(result, "_fields") else type(result)(items)
