@@ -243,39 +243,6 @@ class Builder:
             *operands,
         )  # fmt: skip
 
-    def join(self, first: Value, second: Value) -> Value:
-        """The lanes of `first`, then those of `second` (as many)."""
-        if first.lanes == 1:
-            vector = self.insert(Value("poison", first.dtype, 2), first, 0)
-            return self.insert(vector, second, 1)
-        return self.shuffle(first, second, range(2 * first.lanes))
-
-    def halves(self, vector: Value) -> tuple[Value, Value]:
-        """The lower and the upper half of a vector."""
-        half = vector.lanes // 2
-        return (
-            self.shuffle(vector, None, range(half)),
-            self.shuffle(vector, None, range(half, vector.lanes)),
-        )
-
-    def transpose(self, rows: Sequence[Value]) -> list[Value]:
-        """Turn n vectors of n lanes (n a power of two) into their columns."""
-        lanes = rows[0].lanes
-        if len(rows) != lanes or lanes & (lanes - 1):
-            raise ValueError(f"[transpose] {len(rows)} vectors of {lanes} lanes are no square tile")
-        current, distance = list(rows), 1
-        while distance < lanes:
-            low = [lane - distance + lanes if lane & distance else lane for lane in range(lanes)]
-            high = [lane + lanes if lane & distance else lane + distance for lane in range(lanes)]
-            for row in range(lanes):
-                if row & distance:
-                    continue
-                a, b = current[row], current[row + distance]
-                current[row] = self.shuffle(a, b, low)
-                current[row + distance] = self.shuffle(a, b, high)
-            distance *= 2
-        return current
-
     # Memory
 
     def offset(self, pointer: Pointer, index: Index, dtype: DType = dtypes.uint8) -> Pointer:
@@ -424,6 +391,12 @@ class Builder:
         return self.pure(
             dtypes.uint8, value.lanes, f"zext {value.type} {value.name} to {byte}", value
         )
+
+    def prefetch(self, pointer: Pointer, index: Index, dtype: DType) -> None:
+        """Ask for the cache line of an element that will be read soon."""
+        address = self.offset(pointer, index, dtype)
+        self._declared.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        self.write(f"call void @llvm.prefetch.p0(ptr {address.name}, i32 0, i32 3, i32 1)")
 
     # Control flow
 

@@ -15,7 +15,7 @@ from avalon.codegen.target import Target
 _INTRINSICS = frozenset(
     {
         "fabs", "sqrt", "copysign", "smax", "smin", "umax", "umin",
-        "masked.load", "masked.store", "masked.gather", "masked.scatter",
+        "masked.load", "masked.store", "masked.gather", "masked.scatter", "prefetch",
     }
 )  # fmt: skip
 _CALLED = re.compile(r"\bcall\b[^@\n]*@([\w.$]+)\(")
