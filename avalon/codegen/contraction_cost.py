@@ -141,8 +141,11 @@ class _Model:
             part, summed = self._strides(x_in_lanes)
             same = summed_in(self.dtype) is self.dtype
             if same and rows <= _FEW_ROWS and summed == 1 and part != 1:
+                # Two vectors hide the latency of one row's chain; their many streams must not
+                # share their places in the first cache.
+                vectors = 2 if rows <= 2 and not self._collides(x_in_lanes) else 1
                 schedule = self._units(Schedule(
-                    x_in_lanes, rows, 1, 0, pack_lanes=False, turn_lanes=True
+                    x_in_lanes, rows, vectors, 0, pack_lanes=False, turn_lanes=True
                 ))  # fmt: skip
                 cost = self.summed * ceil(lanes / self.width) * (_TURN - 1 + rows / 2)
                 yield cost + rows * ceil(lanes / self.width) * _STORE, schedule

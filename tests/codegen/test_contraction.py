@@ -188,7 +188,7 @@ def _random_convolution(rng: np.random.Generator) -> tuple[tuple, tuple, dict[st
 def test_random_convolutions(seed: int) -> None:
     rng = np.random.default_rng(seed)
     done = 0
-    while done < 10:
+    while done < 20:
         drawn = _random_convolution(rng)
         if drawn is None:
             continue
