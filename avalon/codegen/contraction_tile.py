@@ -167,6 +167,8 @@ def turned(emit: Emit, rows: Sequence[Value]) -> list[Value]:
     """Turn many vectors of four lanes into four vectors of as many lanes: a stretch of a transposed
     matrix. Narrow stretches take few instructions, so that kernels stay quick to build.
     """
+    if len(rows) == 2:
+        return [emit.shuffle(rows[0], rows[1], (i, QUARTER + i)) for i in range(QUARTER)]
     quarter = len(rows) // QUARTER
     # Vector i holds the rows i, 4 + i, 8 + i, ..., so that the squares can be turned side by side.
     joined = []
