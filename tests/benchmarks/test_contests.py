@@ -1,4 +1,4 @@
-"""From the same weights all libraries have the same losses: the benchmark compares like with like."""
+"""From the same weights all libraries have the same losses: like is compared with like."""
 
 import numpy as np
 
