@@ -18,9 +18,10 @@ from avalon import dtype as dtypes, ops
 from avalon.device import CPU, Device
 from avalon.dtype import DType
 from avalon.errors import DeviceError
+from avalon.graph.interpret import from_storage
 from avalon.shape import Shape
 from avalon.tensor.core import Tensor, constructor
-from avalon.tracing.values import Value, constant
+from avalon.tracing.values import Value, constant, encode
 
 _default_dtype = dtypes.float32
 
@@ -69,24 +70,6 @@ def number_for(number: Any, dtype: DType) -> Any:
     return number
 
 
-def to_storage(array: NDArray[Any], dtype: DType) -> NDArray[Any]:
-    """The array's elements in `dtype`'s storage type."""
-    if dtype is dtypes.bfloat16:
-        bits = np.asarray(array, dtype=np.float32).view(np.uint32)
-        rounded = (bits.astype(np.uint64) + 0x7FFF + (bits >> 16 & 1)) >> 16
-        nan = np.isnan(array)
-        return np.where(nan, 0x7FC0, rounded).astype(np.uint16)
-    with np.errstate(all="ignore"):
-        return np.asarray(array).astype(dtype.storage)
-
-
-def from_storage(array: NDArray[Any], dtype: DType) -> NDArray[Any]:
-    """Elements in storage form as NumPy can compute with them: bfloat16 becomes float32."""
-    if dtype is dtypes.bfloat16:
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array
-
-
 def _array_of(data: Any, dtype: DType | None) -> tuple[NDArray[Any], DType]:
     """Data as an array in storage form, and its dtype."""
     if isinstance(data, (np.ndarray, np.generic)):
@@ -95,7 +78,7 @@ def _array_of(data: Any, dtype: DType | None) -> tuple[NDArray[Any], DType]:
         dtype = dtype or found
         if found is dtype:
             return array.astype(dtype.storage, copy=False), dtype
-        return to_storage(array, dtype), dtype
+        return encode(array, dtype), dtype
     if dtype is None:
         dtype = _inferred(data)
     array = np.array(_plain(data), dtype=None if dtype.kind != "unsigned" else object)
@@ -108,7 +91,7 @@ def _array_of(data: Any, dtype: DType | None) -> tuple[NDArray[Any], DType]:
             ) from None
         if array.dtype == object:
             raise TypeError(f"[tensor] cannot make a tensor of {data!r}")
-    return to_storage(array, dtype), dtype
+    return encode(array, dtype), dtype
 
 
 def _plain(data: Any) -> Any:

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from avalon import dtype as dtypes, ops
 from avalon.dtype import DType
 from avalon.errors import AutogradError
+from avalon.graph.interpret import from_storage
 from avalon.runtime.buffer import Buffer
 from avalon.shape import Shape, contiguous_strides
 from avalon.tensor.core import Cell, Move, Tensor, method
 from avalon.tensor.creation import (
     from_numpy,
-    from_storage,
     tensor,
     to_device,
 )

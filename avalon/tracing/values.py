@@ -23,11 +23,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from avalon import ops
 from avalon.device import CPU, Device
-from avalon.dtype import DType
-from avalon.errors import TraceError
+from avalon.dtype import DType, bfloat16
+from avalon.errors import IndexOutOfRange, TraceError
 from avalon.graph.graph import Graph
-from avalon.graph.node import Node, Source
+from avalon.graph.interpret import round_to_bfloat16, to_storage
+from avalon.graph.node import Call, Node, Source
 from avalon.graph.primitive import Movement, Primitive
 from avalon.runtime.buffer import Buffer
 from avalon.settings import settings
@@ -36,6 +38,14 @@ from avalon.tracing import execute
 from avalon.tracing.modes import modes
 
 Number = bool | int | float
+
+
+def encode(array: NDArray[Any], dtype: DType) -> NDArray[Any]:
+    """Numbers as `dtype` stores them."""
+    if dtype is bfloat16:
+        return to_storage(round_to_bfloat16(array), dtype)
+    with np.errstate(all="ignore"):
+        return np.asarray(array).astype(dtype.storage)
 
 
 class Value:
@@ -120,7 +130,8 @@ class Value:
             if self.failure is not None:
                 raise_again(self.failure)
             if self.number is not None:
-                self.buffer = Buffer.from_numpy(np.array(self.number).astype(self._storage()))
+                array = np.array(self.number).astype(self.dtype.reference)
+                self.buffer = Buffer.from_numpy(encode(array, self.dtype))
             buffer = self.buffer
             assert buffer is not None
         return buffer
@@ -128,9 +139,6 @@ class Value:
     def host(self) -> NDArray[Any]:
         """The value as an array that aliases its memory and must not be written."""
         return self.force().as_numpy(self.dtype, self.shape)
-
-    def _storage(self) -> np.dtype[Any]:
-        return self.dtype.storage
 
 
 def refuse_reading() -> None:
@@ -170,8 +178,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        # True after a parameter was written by hand; the next differentiable call then runs it
-        # first
+        # True after a parameter was written by hand: the next differentiable call runs it first
         self.updated = False
         self._reset()
 
@@ -180,9 +187,8 @@ class Recorder:
         self.values: list[weakref.ref[Value]] = []
         self.feeds: list[Any] = []  # buffers and numbers, in the order of the graph's inputs
         self.fed_by: list[weakref.ref[Value] | None] = []
-        self.entered: dict[
-            int, tuple[Node, int]
-        ] = {}  # by the id of a buffer, or of a number's value
+        # the input for each buffer, or for each number's value, by id
+        self.entered: dict[int, tuple[Node, int]] = {}
         self.holders: list[Any] = []  # keeps those ids from being used again
         self.key: list[Any] = []
         self.bytes = 0
@@ -252,28 +258,84 @@ def compute(pending: Pending, tier: str | None = None) -> None:
     sightings.
     """
     live = pending.live
+    if not live:
+        return
+    nodes = pending.graph.nodes
     try:
-        positions = [value.position for value in live]
         buffers = execute.run(
-            pending.graph, pending.key, pending.feeds, positions, pending.donated, tier
-        ) if live else []  # fmt: skip
+            pending.graph,
+            pending.key,
+            pending.feeds,
+            [value.position for value in live],
+            pending.donated,
+            tier,
+        )
+    except IndexOutOfRange as failure:
+        _commit_healthy(pending, nodes, failure)
+        raise
     except BaseException as failure:
         _fail(live, pending.rebound, failure)
         raise
-    for value, buffer in zip(live, buffers, strict=True):
+    _commit(live, buffers)
+
+
+def _commit(values: Sequence[Value], buffers: Sequence[Buffer]) -> None:
+    for value, buffer in zip(values, buffers, strict=True):
         value.buffer = buffer
         value.recorder = value.node = None
 
 
+def _commit_healthy(pending: Pending, nodes: Sequence[Node], failure: IndexOutOfRange) -> None:
+    """After a failed check: compute what depends on no failed check, so that a wrong index spoils
+    no more than it would had it been noticed at its line. The rest fails.
+    """
+    checks = [n for n in nodes if isinstance(n, Call) and n.primitive is ops.check_index]
+    spoiled: set[Node] = set()
+    for check in checks:
+        if spoiled.isdisjoint(check.operands):
+            try:
+                execute.run_nodes(nodes, [check], pending.feeds)
+                continue
+            except IndexOutOfRange:
+                pass
+        spoiled.add(check)
+    for node in nodes:
+        if isinstance(node, Call) and not spoiled.isdisjoint(node.operands):
+            spoiled.add(node)
+    wanted = [(value, nodes[value.position]) for value in pending.live]
+    healthy = [(value, node) for value, node in wanted if node not in spoiled]
+    try:
+        buffers = execute.run_nodes(nodes, [node for _, node in healthy], pending.feeds)
+        _commit([value for value, _ in healthy], buffers)
+    finally:
+        left = [value for value in pending.live if value.buffer is None]
+        _fail(left, pending.rebound, failure)
+
+
+def _untouched(pending: Pending) -> list[Value]:
+    """The values that depend neither on a check nor on a write: a failed check is not their fault,
+    and nothing of them has to be undone.
+    """
+    written = {id(holder.value) for reference, _ in pending.rebound if (holder := reference())}
+    touched = {id(value.node) for value in pending.live if id(value) in written}
+    for node in pending.graph.nodes:
+        if isinstance(node, Call) and (
+            node.primitive is ops.check_index
+            or any(id(operand) in touched for operand in node.operands)
+        ):
+            touched.add(id(node))
+    return [value for value in pending.live if id(value.node) not in touched]
+
+
 def _fail(
-    live: list[Value],
+    values: Sequence[Value],
     rebound: list[tuple[weakref.ref[Any], Buffer]],
     failure: BaseException,
 ) -> None:
     """Give the values of a program that failed its error, and cells that it would have written what
     they held before.
     """
-    for value in live:
+    for value in values:
         value.failure = failure
         value.recorder = value.node = None
     for reference, buffer in reversed(rebound):
