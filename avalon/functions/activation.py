@@ -14,6 +14,7 @@ from avalon import ops
 from avalon.dtype import DType
 from avalon.errors import ShapeError
 from avalon.functions.custom import with_gradient
+from avalon.functions.precision import activation, in_float32
 from avalon.functions.support import (
     Number,
     broadcast,
@@ -30,6 +31,7 @@ from avalon.tensor import Tensor, as_tensor, method
 
 
 @method("relu")
+@activation
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """max(input, 0), of any shape and numeric dtype; the gradient at 0 is 0.
 
@@ -41,18 +43,16 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """
     input = as_tensor(input)
     zero = input.constant(0)
-    return _result(input, ops.where(ops.less_equal(input, zero), zero, input), inplace)
+    return ops.where(ops.less_equal(input, zero), zero, input)
 
 
-def _result(x: Tensor, y: Tensor, inplace: bool) -> Tensor:
-    return x.assign_(y) if inplace else y
-
-
+@activation
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     """min(max(input, 0), 6); the gradient at 0 and 6 is 0."""
-    return hardtanh(input, 0.0, 6.0, inplace)
+    return hardtanh(input, 0.0, 6.0)
 
 
+@activation
 def hardtanh(
     input: Tensor, min_val: Number = -1.0, max_val: Number = 1.0, inplace: bool = False
 ) -> Tensor:
@@ -68,16 +68,18 @@ def hardtanh(
     def backward(g: Tensor, y: Tensor, input: Tensor) -> tuple[Tensor]:
         return (ops.where(ops.less(low, input) & ops.less(input, high), g, g.constant(0)),)
 
-    return _result(input, with_gradient("hardtanh", formula, backward, input), inplace)
+    return with_gradient("hardtanh", formula, backward, input)
 
 
+@activation
 def leaky_relu(input: Tensor, negative_slope: Number = 0.01, inplace: bool = False) -> Tensor:
     """input where it is positive, else negative_slope * input, whose gradient holds at 0."""
     zero = input.constant(0)
-    return _result(input, ops.where(ops.less(zero, input), input, input * negative_slope), inplace)
+    return ops.where(ops.less(zero, input), input, input * negative_slope)
 
 
 @method("prelu")
+@in_float32
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """input where it is positive, else weight * input; `weight` has 1 element or one per channel
     (axis 1).
@@ -99,6 +101,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
     return ops.where(ops.less(zero, input), input, input * broadcast(weight, input.shape))
 
 
+@activation
 def rrelu(
     input: Tensor,
     lower: float = 1.0 / 8,
@@ -115,13 +118,14 @@ def rrelu(
         raise NotImplementedError(
             "[rrelu] draws no slopes in training mode; use leaky_relu, or rrelu(training=False)"
         )
-    return leaky_relu(input, (lower + upper) / 2, inplace)
+    return leaky_relu(input, (lower + upper) / 2)
 
 
+@activation
 def elu(input: Tensor, alpha: Number = 1.0, inplace: bool = False) -> Tensor:
     """input where it is positive, else alpha * (exp(input) - 1)."""
     negative, below = _negative_part(input)
-    return _result(input, ops.where(negative, ops.expm1(below) * alpha, input), inplace)
+    return ops.where(negative, ops.expm1(below) * alpha, input)
 
 
 def _negative_part(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,6 +135,7 @@ def _negative_part(x: Tensor) -> tuple[Tensor, Tensor]:
     return negative, ops.where(negative, x, zero)
 
 
+@activation
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
     """The self-normalizing elu, scale * elu(input, alpha), with Klambauer's constants."""
     alpha, scale = (
@@ -138,16 +143,16 @@ def selu(input: Tensor, inplace: bool = False) -> Tensor:
         input.constant(1.0507009873554804934193349852946),
     )
     negative, below = _negative_part(input)
-    value = ops.where(negative, ops.expm1(below) * (alpha * scale), input * scale)
-    return _result(input, value, inplace)
+    return ops.where(negative, ops.expm1(below) * (alpha * scale), input * scale)
 
 
+@activation
 def celu(input: Tensor, alpha: Number = 1.0, inplace: bool = False) -> Tensor:
     """input where it is positive, else alpha * (exp(input / alpha) - 1)."""
     if alpha == 0:
         raise ZeroDivisionError("[celu] alpha must not be 0")
     negative, below = _negative_part(input)
-    return _result(input, ops.where(negative, ops.expm1(below / alpha) * alpha, input), inplace)
+    return ops.where(negative, ops.expm1(below / alpha) * alpha, input)
 
 
 @method("sigmoid")
@@ -161,6 +166,7 @@ def sigmoid(input: Tensor) -> Tensor:
     return ops.sigmoid(floating(input))
 
 
+@in_float32
 def logsigmoid(input: Tensor) -> Tensor:
     """log(sigmoid(input)), exact for large |input|: min(input, 0) - log1p(exp(-|input|))."""
     zero = input.constant(0)
@@ -169,6 +175,7 @@ def logsigmoid(input: Tensor) -> Tensor:
     return ops.where(negative, input, zero) - ops.log1p(ops.exp(minus_size))
 
 
+@in_float32
 def softplus(input: Tensor, beta: Number = 1.0, threshold: Number = 20.0) -> Tensor:
     """log(1 + exp(beta * input)) / beta; input itself where beta * input > threshold."""
     scaled = input * beta
@@ -177,21 +184,25 @@ def softplus(input: Tensor, beta: Number = 1.0, threshold: Number = 20.0) -> Ten
     return ops.where(linear, input, ops.log1p(ops.exp(inside)) / beta)
 
 
+@in_float32
 def softsign(input: Tensor) -> Tensor:
     """input / (1 + |input|)."""
     return input / (input.constant(1) + ops.absolute(input))
 
 
+@activation
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """input * sigmoid(input), also called swish."""
-    return _result(input, input * ops.sigmoid(input), inplace)
+    return input * ops.sigmoid(input)
 
 
+@activation
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """input * tanh(softplus(input))."""
-    return _result(input, input * ops.tanh(softplus(input)), inplace)
+    return input * ops.tanh(softplus(input))
 
 
+@in_float32
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """input * Phi(input), with the normal distribution's Phi by erf ("none") or by its "tanh"
     formula.
@@ -209,6 +220,7 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     raise RuntimeError(f"[gelu] approximate must be 'none' or 'tanh', got {approximate!r}")
 
 
+@in_float32
 def tanhshrink(input: Tensor) -> Tensor:
     """input - tanh(input)."""
     return input - ops.tanh(input)
@@ -220,6 +232,7 @@ def hardshrink(input: Tensor, lambd: Number = 0.5) -> Tensor:
     return ops.where(inside, input.constant(0), input)
 
 
+@in_float32
 def softshrink(input: Tensor, lambd: Number = 0.5) -> Tensor:
     """input moved towards 0 by lambd; 0 where |input| <= lambd."""
     if lambd < 0:
@@ -228,27 +241,29 @@ def softshrink(input: Tensor, lambd: Number = 0.5) -> Tensor:
     return ops.where((input >= -lambd) & (input <= lambd), input.constant(0), outer)
 
 
+@activation
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """relu6(input + 3) / 6; the gradient at -3 and 3 is 0."""
-    return _result(
-        input, hardtanh(input + input.constant(3), 0.0, 6.0) / input.constant(6), inplace
-    )
+    return hardtanh(input + input.constant(3), 0.0, 6.0) / input.constant(6)
 
 
+@activation
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """input * relu6(input + 3) / 6."""
     three = input.constant(3)
     inner = input * (input + three) / input.constant(6)
     low = ops.where(ops.less_equal(input, -three), input.constant(0), inner)
-    return _result(input, ops.where(ops.less_equal(three, input), input, low), inplace)
+    return ops.where(ops.less_equal(three, input), input, low)
 
 
+@activation
 def threshold(input: Tensor, threshold: Number, value: Number, inplace: bool = False) -> Tensor:
     """input where it exceeds `threshold`, else `value`."""
     limit, other = scalar(input, threshold), scalar(input, value)
-    return _result(input, ops.where(ops.less_equal(input, limit), other, input), inplace)
+    return ops.where(ops.less_equal(input, limit), other, input)
 
 
+@in_float32
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """The first half of axis `dim` times the sigmoid of the second half."""
     axis = normalize_axis("glu", dim, input.ndim)
@@ -269,6 +284,7 @@ def _shifted(x: Tensor, axis: int) -> Tensor:
 
 
 @method("softmax")
+@in_float32
 def softmax(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
 ) -> Tensor:
@@ -288,6 +304,7 @@ def softmax(
 
 
 @method("log_softmax")
+@in_float32
 def log_softmax(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
 ) -> Tensor:

@@ -35,8 +35,8 @@ def _indices(operation: str, index: Tensor, size: int, wrap: bool = False) -> Te
         raise DTypeError(
             f"[{operation}] indices must be integers (int64), got {index.dtype!r}; use index.long()"
         )
-    index = cast(index, dtypes.int64)
     known = known_values(index)
+    index = cast(index, dtypes.int64)
     low = -size if wrap else 0
     if known is not None and known.size and (known.min() < low or known.max() >= size):
         wrong = known[(known < low) | (known >= size)].flat[0]

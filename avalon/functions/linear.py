@@ -89,8 +89,8 @@ def checked_index(operation: str, index: Tensor, size: int, what: str) -> Tensor
         f"[{operation}] index {{value}} is out of range: {what} has {size} rows, so indices lie in "
         f"[0, {size})"
     )
-    index = cast(index, dtypes.int64)
     known = known_values(index)
+    index = cast(index, dtypes.int64)
     if known is None:
         return ops.check_index(index, size=size, message=message)
     if known.size and (known.min() < 0 or known.max() >= size):

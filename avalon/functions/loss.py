@@ -17,6 +17,7 @@ from avalon import ops
 from avalon.errors import DTypeError, IndexOutOfRange, ShapeError
 from avalon.functions.activation import log_softmax, logsigmoid
 from avalon.functions.custom import with_gradient
+from avalon.functions.precision import in_float32
 from avalon.functions.statistics import mean, pick, sum as sum_along
 from avalon.functions.support import (
     along,
@@ -56,6 +57,7 @@ def _matched(operation: str, input: Tensor, target: Tensor) -> list[Tensor]:
     return together(operation, input, target)
 
 
+@in_float32
 def mse_loss(
     input: Tensor, target: Tensor, size_average: None = None, reduce: None = None,
     reduction: str = "mean", weight: Tensor | None = None,
@@ -76,6 +78,7 @@ def mse_loss(
     return _reduced("mse_loss", loss, reduction)
 
 
+@in_float32
 def l1_loss(
     input: Tensor, target: Tensor, size_average: None = None, reduce: None = None,
     reduction: str = "mean",
@@ -85,6 +88,7 @@ def l1_loss(
     return _reduced("l1_loss", ops.absolute(a - b), reduction)
 
 
+@in_float32
 def smooth_l1_loss(
     input: Tensor, target: Tensor, size_average: None = None, reduce: None = None,
     reduction: str = "mean", beta: float = 1.0,
@@ -100,6 +104,7 @@ def smooth_l1_loss(
     return _reduced("smooth_l1_loss", ops.where(ops.less(size, edge), near, far), reduction)
 
 
+@in_float32
 def huber_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0,
     weight: Tensor | None = None,
@@ -114,6 +119,7 @@ def huber_loss(
     return _reduced("huber_loss", loss if weight is None else loss * weight, reduction)
 
 
+@in_float32
 def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: None = None,
     reduce: None = None, reduction: str = "mean",
@@ -159,6 +165,7 @@ def _at_least(x: Tensor, limit: Tensor) -> Tensor:
     return ops.where(ops.less(x, limit), limit, x)
 
 
+@in_float32
 def binary_cross_entropy_with_logits(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: None = None,
     reduce: None = None, reduction: str = "mean", pos_weight: Tensor | None = None,
@@ -236,6 +243,7 @@ def _checked_labels(
     return labels, counted
 
 
+@in_float32
 def nll_loss(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: None = None,
     ignore_index: int = -100, reduce: None = None, reduction: str = "mean",
@@ -285,6 +293,7 @@ def _label_weights(
     return ops.take(weight, labels)
 
 
+@in_float32
 def cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: None = None,
     ignore_index: int = -100, reduce: None = None, reduction: str = "mean",
@@ -367,6 +376,7 @@ def _soft_cross_entropy(
 # --- distributions, margins, embeddings ---------------------------------------------------------
 
 
+@in_float32
 def kl_div(
     input: Tensor, target: Tensor, size_average: None = None, reduce: None = None,
     reduction: str = "mean", log_target: bool = False,
@@ -454,6 +464,7 @@ def margin_ranking_loss(
     return _reduced("margin_ranking_loss", _hinge(-t * (a - b) + scalar(a, margin)), reduction)
 
 
+@in_float32
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """Cosine of the angle between vectors along `dim`; each length is at least eps."""
     a, b = together("cosine_similarity", x1, x2)

@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from avalon import dtype as dtypes, ops
 from avalon.errors import DTypeError, ShapeError
 from avalon.functions.pooling import avg_pool2d
+from avalon.functions.precision import in_float32
 from avalon.functions.statistics import moments, norm
 from avalon.functions.support import (
     Dims,
     along,
     broadcast,
+    cast,
     must_float,
     reshape,
     scalar,
@@ -81,6 +83,10 @@ def batch_norm(
         ValueError: training with one value per channel, whose variance is not defined.
     """
     must_float("batch_norm", input)
+    if input.dtype.itemsize == 2:
+        return _batch_norm_of_narrow(
+            input, running_mean, running_var, weight, bias, training, momentum, eps
+        )
     if input.ndim < 2:
         raise ShapeError(f"[batch_norm] expected (N, C, ...), got shape {tuple(input.shape)}")
     axes = (0, *range(2, input.ndim))
@@ -106,6 +112,29 @@ def batch_norm(
         _move(running_var, unbiased, momentum)
     distance = input - spread(centre, input.shape, axes)
     return _affine("batch_norm", distance * spread(inverse, input.shape, axes), weight, bias)
+
+
+def _batch_norm_of_narrow(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float | Tensor,
+    eps: float,
+) -> Tensor:
+    """Batch normalization of a 16-bit input, in float32; running statistics keep their dtype."""
+    own = [running_mean, running_var]
+    wide = [None if one is None else one.detach().float() for one in own]
+    scale, shift = (None if one is None else one.float() for one in (weight, bias))
+    y = batch_norm(input.float(), wide[0], wide[1], scale, shift, training, momentum, eps)
+    if training:
+        with no_grad():
+            for one, moved in zip(own, wide, strict=True):
+                if one is not None and moved is not None and moved.dtype is not one.dtype:
+                    one.copy_(moved)
+    return cast(y, input.dtype)
 
 
 def _move(running: Tensor | None, current: Tensor, momentum: float | Tensor) -> None:
@@ -142,6 +171,7 @@ def instance_norm(
     return _affine("instance_norm", _standardized(input, axes, eps), weight, bias)
 
 
+@in_float32
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -185,6 +215,7 @@ def _last_axes(
     return shape
 
 
+@in_float32
 def rms_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -205,6 +236,7 @@ def rms_norm(
     return y if weight is None else y * broadcast(weight, y.shape)
 
 
+@in_float32
 def group_norm(
     input: Tensor,
     num_groups: int,
@@ -225,6 +257,7 @@ def group_norm(
     return _affine("group_norm", y, weight, bias)
 
 
+@in_float32
 def normalize(input: Tensor, p: float = 2.0, dim: Dims = 1, eps: float = 1e-12) -> Tensor:
     """Divide by the p-norm along `dim`, or by eps where the norm is smaller."""
     length = norm(input, p, dim, keepdim=True)
@@ -233,6 +266,7 @@ def normalize(input: Tensor, p: float = 2.0, dim: Dims = 1, eps: float = 1e-12) 
     return input / broadcast(length, input.shape)
 
 
+@in_float32
 def local_response_norm(
     input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> Tensor:

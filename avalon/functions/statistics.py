@@ -18,6 +18,7 @@ from avalon.dtype import DType
 from avalon.errors import DTypeError, IndexOutOfRange, ShapeError
 from avalon.functions.comparison import isnan, truth
 from avalon.functions.custom import with_gradient
+from avalon.functions.precision import in_float32
 from avalon.functions.support import (
     Dims,
     axes_of,
@@ -86,6 +87,7 @@ def nansum(
 
 
 @method("mean")
+@in_float32
 def mean(
     input: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
 ) -> Tensor:
@@ -128,6 +130,7 @@ def moments(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 @method("var")
+@in_float32
 def var(
     input: Any,
     dim: Dims | bool = None,
@@ -181,6 +184,7 @@ def safe_sqrt(x: Tensor) -> Tensor:
 
 
 @method("std")
+@in_float32
 def std(
     input: Any,
     dim: Dims | bool = None,
@@ -193,6 +197,7 @@ def std(
     return safe_sqrt(_variance("std", input, dim, unbiased, keepdim, correction)[0])
 
 
+@in_float32
 def var_mean(
     input: Any,
     dim: Dims | bool = None,
@@ -205,6 +210,7 @@ def var_mean(
     return _variance("var_mean", input, dim, unbiased, keepdim, correction)
 
 
+@in_float32
 def std_mean(
     input: Any,
     dim: Dims | bool = None,
@@ -396,6 +402,7 @@ def count_nonzero(input: Any, dim: Dims = None) -> Tensor:
 
 
 @method("logsumexp")
+@in_float32
 def logsumexp(input: Any, dim: Dims, keepdim: bool = False) -> Tensor:
     """log(sum(exp(input))) along `dim`, from input - max(input)."""
     input = floating(input)
@@ -419,6 +426,7 @@ def logsumexp(input: Any, dim: Dims, keepdim: bool = False) -> Tensor:
 
 
 @method("norm")
+@in_float32
 def norm(
     input: Tensor,
     p: float | str | None = "fro",

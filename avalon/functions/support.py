@@ -77,13 +77,22 @@ def scalar(x: Tensor, number: Number) -> Tensor:
 
 
 def known_values(x: Tensor) -> NDArray[Any] | None:
-    """The elements of `x` if nothing has to run for them, else None. Never while a step is recorded
-    for replay: the next call may bring other ones.
+    """The elements of `x` if nothing has to run for them, else None: `x` holds data, or is a window
+    on data. Never while a step is recorded for replay: the next call may bring other elements.
     """
     if modes.replay is not None:
         return None
-    value = x.value()
-    return value.host() if value.known else None
+    foreign = x._cell.memory is not None
+    value = x.value() if foreign else x._cell.value
+    if not value.known:
+        return None
+    array = value.host()
+    for move in () if foreign else x._moves:
+        if not all(operand.known for operand in move.operands):
+            return None
+        places = [operand.host() for operand in move.operands]
+        array = move.primitive.reference(array, *places, **move.parameters)
+    return array
 
 
 def axes_of(operation: str, dim: Dims, rank: int) -> tuple[int, ...]:

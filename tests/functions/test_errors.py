@@ -48,8 +48,19 @@ def test_message(call, kind, message):
 def test_labels_that_are_not_known_yet_fail_when_they_are():
     labels = av.tensor([0, 1]) + av.tensor([0, 5])
     loss = F.nll_loss(X, labels)
+    apart = X * 2  # waits in the same program, and has nothing to do with the labels
     with pytest.raises(IndexError, match="label 6 is out of range"):
         loss.item()
+    assert apart.tolist() == [[2.0] * 3] * 2
+
+
+def test_labels_cut_from_data_are_checked_at_once():
+    labels = av.tensor([0, 1, 2, 3, 0, 1])
+    assert F.nll_loss(X, labels[1:3]).item() == -1.0
+    with pytest.raises(IndexError, match="label 3 is out of range"):
+        F.nll_loss(X, labels[2:4])
+    with pytest.raises(IndexError, match="label 3 is out of range"):
+        F.nll_loss(X, labels.reshape(3, 2).t()[1, :2])
 
 
 def test_losses_of_other_shapes_warn():
