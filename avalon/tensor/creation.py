@@ -81,16 +81,14 @@ def _array_of(data: Any, dtype: DType | None) -> tuple[NDArray[Any], DType]:
         return encode(array, dtype), dtype
     if dtype is None:
         dtype = _inferred(data)
-    array = np.array(_plain(data), dtype=None if dtype.kind != "unsigned" else object)
+    try:
+        array = np.array(_plain(data))
+    except ValueError as error:
+        raise ValueError(
+            f"[tensor] expected nested sequences of equal lengths: {error}"
+        ) from None
     if array.dtype == object:
-        try:
-            array = np.array(_plain(data))
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"[tensor] expected nested sequences of equal lengths: {error}"
-            ) from None
-        if array.dtype == object:
-            raise TypeError(f"[tensor] cannot make a tensor of {data!r}")
+        raise TypeError(f"[tensor] cannot make a tensor of {type(data).__name__} {data!r}")
     return encode(array, dtype), dtype
 
 

@@ -55,10 +55,10 @@ class _Format:
         if not self.floating:
             self.width = max((len(self._plain(value)) for value in flat), default=1)
             return
-        usual = np.abs(flat[np.isfinite(flat) & (flat != 0)].astype(np.float64))
+        usual = flat[np.isfinite(flat) & (flat != 0)]
         if usual.size:
-            self._choose(usual)
-        self.width = max((len(self._plain(value)) for value in flat), default=1)
+            self._choose(np.abs(usual.astype(np.float64)))
+        self.width = max((len(self._plain(value)) for value in usual), default=1)
 
     def _choose(self, usual: NDArray[Any]) -> None:
         largest, smallest = float(usual.max()), float(usual.min())
