@@ -20,7 +20,8 @@ from typing import Any, Self
 from avalon import dtype as dtypes
 from avalon.device import Device
 from avalon.dtype import DType
-from avalon.errors import AvalonError, DTypeError, ShapeError
+from avalon.errors import DTypeError, ShapeError
+from avalon.nn.locate import name_layer
 from avalon.nn.parameter import Buffer, Parameter
 from avalon.state import IncompatibleKeys, copy_state
 from avalon.struct import buffer as mark_buffer
@@ -105,7 +106,7 @@ class Module:
                 return self.forward(*inputs, **named)
             return self._call_with_hooks(inputs, named)
         except (ShapeError, DTypeError) as error:
-            _locate(error, self)
+            name_layer(error, self)
             raise
 
     def _call_with_hooks(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -535,27 +536,3 @@ def _check_name(module: Module, name: str, table: Mapping[str, Any]) -> None:
         raise KeyError(f"[Module] name {name!r} must be a non-empty string without '.'")
     if name not in table and hasattr(module, name):
         raise KeyError(f"[Module] attribute {name!r} already exists")
-
-
-def _locate(error: AvalonError, module: Module) -> None:
-    """Say in an error's message in which layer it happened: the innermost one, by its path here."""
-    where = getattr(error, "layer", None)
-    if where is None:
-        error.layer = module  # type: ignore[attr-defined]
-        error.plain = error.args[0]  # type: ignore[attr-defined]
-        path = ""
-    elif where is module:
-        return
-    else:
-        path = next((path for path, below in module.named_modules() if below is where), "")
-    layer: Module = error.layer  # type: ignore[attr-defined]
-    shapes = ", ".join(
-        f"{name} {tuple(parameter.shape)}"
-        for name, parameter in layer._parameters.items()
-        if parameter is not None
-    )
-    name = f"{type(module).__name__}.{path}, " if path else ""
-    what = f"in {name}{type(layer).__name__}({layer.extra_repr()})"
-    if not layer._modules:
-        described = f"{what} with {shapes}" if shapes else what
-        error.args = (f"{error.plain}\n  {described}", *error.args[1:])  # type: ignore[attr-defined]

@@ -156,16 +156,33 @@ def test_assignments_that_do_not_fit():
         Early()
 
 
+class Plain:
+    """A model that is no module."""
+
+    def __init__(self):
+        self.first = nn.Linear(2, 3)
+        self.parts = {"deep": [nn.ReLU(), nn.Linear(4, 5)]}
+
+    def __call__(self, x):
+        return self.parts["deep"][1](self.first(x))
+
+
 def test_errors_name_the_layer():
-    net = Net()
+    net, plain = Net(), Plain()
     with pytest.raises(RuntimeError) as raised:
         net(av.ones(2, 1, 9, 9))
     message = str(raised.value)
     assert "[linear] input of shape (2, 147)" in message
-    assert "in Net.head.1, Linear(in_features=12, out_features=4, bias=True)" in message
-    assert "weight (4, 12)" in message
-    with pytest.raises(RuntimeError, match=r"int64.*\.float\(\)"):
+    assert "in net.head.1: Linear(in_features=12, out_features=4, bias=True)" in message
+    assert "with weight (4, 12), bias (4,)" in message
+    with pytest.raises(RuntimeError, match=r"int64.*\.float\(\)\n  in net.conv: Conv2d"):
         net(av.ones(2, 1, 4, 4, dtype=av.int64))
+    with pytest.raises(RuntimeError, match=r"in plain.parts.deep.1: Linear"):
+        plain(av.ones(1, 2))
+    with pytest.raises(RuntimeError, match=r"in model.first: Linear"):
+        av.grad(lambda model, x: model(x).sum(), plain, av.ones(1, 7))
+    with pytest.raises(RuntimeError, match=r"\n  in Linear\(in_features=1"):
+        nn.Linear(1, 2)(av.ones(1, 2))
 
 
 def test_containers():
