@@ -401,10 +401,22 @@ class NestEmitter:
             if step == 1:
                 index = self.scalar_form(load.index)
                 return emit.load(buffer, index, load.dtype, self.lanes.count, mask)
+            if step == -1:
+                return self.load_backwards(load, buffer, mask)
             strided = self.target.has_masks and load.dtype.itemsize >= 4
             if 2 <= step <= 4 and strided:
                 return self.load_strided(load, buffer, step, mask)
         return emit.gather(buffer, self.vector_form(load.index), load.dtype, mask)
+
+    def load_backwards(self, load: Load, buffer: Pointer, mask: Value | None) -> Value:
+        """A row of neighbours, turned around."""
+        emit, lanes = self.emit, self.lanes
+        assert lanes is not None
+        turned = range(lanes.count - 1, -1, -1)
+        start = emit.subtract(self.scalar_form(load.index), lanes.count - 1)
+        mask = mask and emit.shuffle(mask, None, turned)
+        row = emit.load(buffer, start, load.dtype, lanes.count, mask)
+        return emit.shuffle(row, None, turned)
 
     def load_strided(self, load: Load, buffer: Pointer, step: int, mask: Value | None) -> Value:
         """Every `step`-th of a row of neighbours: cheaper than a gather."""

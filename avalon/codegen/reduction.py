@@ -7,7 +7,7 @@ is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from avalon import dtype as dtypes
@@ -21,7 +21,7 @@ from avalon.schedule.pull_values import beats
 if TYPE_CHECKING:
     from avalon.codegen.loops import NestEmitter
 
-Round = Callable[[Value, Value | None], None]
+_EXTREME_LANES = 16
 
 
 def reduce(nest: NestEmitter, reduction: Reduce) -> Value:
@@ -154,6 +154,8 @@ class _Direct:
 
 def extreme(nest: NestEmitter, reduction: Extreme) -> Value:
     """The position of the first largest or smallest element."""
+    if reduction.across:
+        return _extreme_across(nest, reduction)
     emit, axis = nest.emit, reduction.axis
     lanes = nest.lanes.count if nest.lanes and reduction.bits & nest.lanes.bits else 1
     nest.prepare_value(reduction.body, set())
@@ -170,3 +172,44 @@ def extreme(nest: NestEmitter, reduction: Extreme) -> Value:
             emit.where(better, emit.broadcast(loop.index, lanes), best),
         )
     return loop.results[1]
+
+
+def _extreme_across(nest: NestEmitter, reduction: Extreme) -> Value:
+    """As `extreme`, of a long row: each lane has its own, then they are compared in pairs."""
+    emit, axis, body = nest.emit, reduction.axis, reduction.body
+    nest.prepare_value(body, set())
+    width = _EXTREME_LANES
+    with nest.across(axis, emit.index(0), width, None):
+        first = emit.broadcast(nest.value(body), width)
+    count = emit.iota(width)
+
+    def round_at(place: Value, mask: Value | None, state: Sequence[Value]) -> tuple[Value, Value]:
+        standing, best = state
+        with nest.across(axis, place, width, mask):
+            here = emit.broadcast(nest.value(body), width)
+            better = beats(_Direct(emit), here, standing, reduction.largest)
+            if mask is not None:
+                better = emit.bit_and(better, mask)
+            position = emit.add(count, emit.broadcast(place, width))
+            return emit.where(better, here, standing), emit.where(better, position, best)
+
+    extent = nest.number(axis.extent)
+    rest = emit.bit_and(extent, width - 1)
+    whole = emit.subtract(extent, rest)
+    with emit.loop(width, whole, width, carried=(first, count)) as loop:
+        loop.next(*round_at(loop.index, None, loop.values))
+    with emit.if_(emit.less(whole, extent), carried=loop.results) as branch:
+        branch.next(*round_at(whole, emit.mask_below(rest, width), branch.values))
+    value, position = branch.results
+    half = width // 2
+    while half:
+        low, high = range(half), range(half, 2 * half)
+        a, b = (emit.shuffle(value, None, part) for part in (low, high))
+        i, j = (emit.shuffle(position, None, part) for part in (low, high))
+        earlier = emit.less(j, i)
+        stays = beats(_Direct(emit), a, b, reduction.largest)
+        tied = emit.bit_and(earlier, emit.logical_not(stays))
+        takes = emit.bit_or(beats(_Direct(emit), b, a, reduction.largest), tied)
+        value, position = emit.where(takes, b, a), emit.where(takes, j, i)
+        half //= 2
+    return position

@@ -31,6 +31,7 @@ from avalon.schedule.loops import (
 
 _UNIT = 16384  # elementary operations of a unit, about
 _UNITS = 16  # units that are enough for any number of threads
+_SMALL_STRIDE = 4  # strides across lanes up to which a shape-generic kernel knows them
 _SMALL_DIVISOR = 16  # divisors up to which a shape-generic kernel knows them
 
 
@@ -110,10 +111,12 @@ class Mapper:
             block = self.number(e.block)
             return Reduce(e.combine, e.identity, e.form, axes, block, self.expression(e.body))
         assert isinstance(e, Extreme)
-        return Extreme(e.largest, self.own(e.axis), self.expression(e.body))
+        if e.across:
+            self.across(e.axis)
+        return Extreme(e.largest, self.own(e.axis), self.expression(e.body), e.across)
 
     def across(self, axis: Axis) -> None:
-        """Told of the axis of a "row" reduction, which runs across lanes, before its body."""
+        """Told of the axis of a reduction that runs across lanes, before its body."""
 
     def own(self, axis: Axis) -> Axis:
         mapped = self.axis(axis)
@@ -288,7 +291,9 @@ class _Generic(Mapper):
         return Slot(self.first + len(self.numbers) - 1)
 
     def factor(self, variable: Variable, number: Any) -> Any:
-        if number == 1 and (variable in self.lane_axes or not isinstance(variable, Axis)):
+        if variable in self.lane_axes and -1 <= number <= _SMALL_STRIDE:
+            return number  # neighbours, also backwards or with gaps, are read as rows
+        if number == 1 and not isinstance(variable, Axis):
             return 1
         return self.number(number)
 

@@ -47,6 +47,7 @@ from avalon.schedule.steps import LibraryStep, Operand, Schedule, Step, Temporar
 from avalon.shape import size_of
 
 _DEEPEST_VIEW = 16
+_LANES_ACROSS = 8  # rows from which on a running sum takes several at once, though not neighbours
 
 # Movements that a consumer can read through: their index maps are linear.
 LINEAR = frozenset(
@@ -277,6 +278,8 @@ def needs_scalars(expression: Expression) -> bool:
                 return True
             pending.append(e.body)
         elif isinstance(e, Extreme):
+            if e.across:
+                return True
             pending.append(e.body)
     return False
 
@@ -323,7 +326,7 @@ def _scan_axes(shape: tuple[int, ...], axis: int) -> tuple[list[int], int]:
     how many stand in front of `axis`.
     """
     others = [a for a in range(len(shape)) if a != axis and shape[a] != 1]
-    if others and others[-1] > axis:
+    if others and (others[-1] > axis or shape[others[-1]] >= _LANES_ACROSS):
         return [*others[:-1], axis, others[-1]], len(others) - 1
     return [*others, axis], len(others)
 

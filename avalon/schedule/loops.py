@@ -156,11 +156,14 @@ class Reduce(Expression):
 
 
 class Extreme(Expression):
-    """The position (int64) of the first largest or smallest element of `body` along `axis`."""
+    """The position (int64) of the first largest or smallest element of `body` along `axis`;
+    `across` lanes where that axis is the innermost and long.
+    """
 
-    __slots__ = ("axis", "body", "largest")
+    __slots__ = ("across", "axis", "body", "largest")
 
-    def __init__(self, largest: bool, axis: Axis, body: Expression) -> None:
+    def __init__(self, largest: bool, axis: Axis, body: Expression, across: bool) -> None:
+        self.across = across
         self.largest = largest
         self.axis = axis
         self.body = body
@@ -305,6 +308,7 @@ class Printer:
         else:
             assert isinstance(expression, Extreme)
             kind = "largest" if expression.largest else "smallest"
+            kind += " across" if expression.across else ""
             self.line(f"{kind} over {expression.axis} < {expression.axis.extent}:")
             text = self._nested(expression.body, "position")
         name = f"v{len(self.names)}"

@@ -20,6 +20,8 @@ from avalon.shape import size_of
 
 # --- reductions ---------------------------------------------------------------------------------
 
+_LONG_ROW = 64  # elements from which on the largest is looked for with all lanes
+
 T = TypeVar("T", bound=Any)
 
 
@@ -82,7 +84,8 @@ def _extreme(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards)
 
     if extent > pull.small:
         along = pull.axis(extent)
-        return Extreme(largest, along, at(variable(along)))
+        across = size_of(x.shape[axis + 1 :]) == 1 and extent >= _LONG_ROW
+        return Extreme(largest, along, at(variable(along)), across)
     best: Expression = Number(0, dtypes.int32)
     standing = at(ZERO)
     for place in range(1, extent):

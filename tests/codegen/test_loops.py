@@ -82,6 +82,38 @@ def test_pooling_reads_rows_whole_and_stores_positions_in_bytes():
     np.testing.assert_array_equal(result.as_numpy(dtypes.float32, (2, 3, 4, 4)), expected)
 
 
+@pytest.mark.parametrize("name", ["argmax", "argmin"])
+@pytest.mark.parametrize("length", [64, 77, 96, 1000])
+@pytest.mark.parametrize("kind", ["float32", "int8", "float64"])
+def test_the_first_extreme_of_a_long_row(name, length, kind):
+    rng = np.random.default_rng(length)
+    dtype = dtypes.by_name(kind)
+    values = rng.integers(-5, 6, (6, length)).astype(dtype.reference)
+    if dtype.is_floating_point:
+        values[1, 40] = values[1, 50] = values[2, 3] = values[2, -1] = np.nan
+    values[3] = 0
+    graph = Graph(name)
+    x = graph.input(values.shape, dtype)
+    graph.outputs = [getattr(ops, name)(x, axis=1)]
+    for tier in ("plain", "cold", "hot"):
+        (found,) = compile_graph(graph, tier).run([Buffer.from_numpy(values)])
+        expected = getattr(np, name)(values, axis=1)
+        np.testing.assert_array_equal(found.as_numpy(dtypes.int64, (6,)), expected)
+
+
+@pytest.mark.parametrize("shape", [(5, 40), (40, 5), (20, 33), (1, 100)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_running_sums_of_rows_side_by_side(shape, reverse):
+    values = np.random.default_rng(0).integers(-9, 9, shape).astype(np.float32)
+    graph = Graph("running")
+    x = graph.input(shape, dtypes.float32)
+    graph.outputs = [ops.cumulative_sum(x, axis=1, reverse=reverse)]
+    expected = np.cumsum(values[:, ::-1], axis=1)[:, ::-1] if reverse else np.cumsum(values, axis=1)
+    for tier in ("plain", "cold", "hot"):
+        (found,) = compile_graph(graph, tier).run([Buffer.from_numpy(values)])
+        np.testing.assert_array_equal(found.as_numpy(dtypes.float32, shape), expected)
+
+
 def softmax(x, axis):
     kept = tuple(1 if a == axis else extent for a, extent in enumerate(x.shape))
 

@@ -25,7 +25,7 @@ class Maker:
         self.floats: list[Node] = []
         for _ in range(self.pick(2, 4)):
             rank = self.pick(0, 4)
-            shape = tuple(int(self.rng.choice([1, 2, 3, 4, 5, 8, 17, 33])) for _ in range(rank))
+            shape = tuple(int(self.rng.choice([1, 2, 3, 4, 5, 8, 17, 33, 70])) for _ in range(rank))
             self.floats.append(self.graph.input(shape, dtype))
         self.floats.append(self.graph.input((), dtype, scalar=True))
 
