@@ -5,7 +5,8 @@ no kernel of their own), a dtype and a target. Goes out: a `Lowering`: kernels, 
 order in which they run, and the temporary buffers they need. Guaranteed: every lowering of the same
 shapes gives the same bits, see `contraction_problem` for the order of the sums.
 
-`cold_contract` and `cold_convolve` serve all shapes with a few kernels that are built once.
+`cold_contract` and `cold_convolve` serve all shapes with a few kernels that are built once; a shape
+that they meet again and again, in graphs that differ elsewhere, gets a kernel of its own.
 `hot_contract` and `hot_convolve` build kernels for one shape; what is done with the result may be
 `Fused` into them.
 """
@@ -13,6 +14,7 @@ shapes gives the same bits, see `contraction_problem` for the order of the sums.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -34,10 +36,12 @@ from avalon.runtime.plan import Argument, Kernel, Launch
 
 __all__ = [
     "FIRST_SLOT", "Epilogue", "Fused", "Lowering", "View", "can_fuse", "cold_contract",
-    "cold_convolve", "hot_contract", "hot_convolve",
+    "cold_convolve", "forget", "hot_contract", "hot_convolve",
 ]  # fmt: skip
 
 FIRST_SLOT = 2  # of the arguments that belong to what is fused in
+_OFTEN = 16  # sightings after which a shape is worth a kernel of its own
+_REMEMBERED = 4096  # shapes whose sightings are counted
 _MOST_PHASES = 16  # kernels built for one convolution of an input with holes
 
 Shape4 = tuple[int, int, int, int]
@@ -85,7 +89,10 @@ def cold_contract(
     the lowering's own buffers will have.
     """
     problem = contract_problem(shape, a, b, y)
-    return _cold(target, dtype, [problem], False, (a.slot, b.slot, y.slot), temporary)
+    buffers = (a.slot, b.slot, y.slot)
+    if _is_seen_often(target, dtype, problem):
+        return _hot(target, dtype, [problem], 0, buffers, temporary, None)
+    return _cold(target, dtype, [problem], False, buffers, temporary)
 
 
 def cold_convolve(
@@ -112,7 +119,27 @@ def cold_convolve(
         x_shape, w_shape, y_shape, x, w, y, stride=stride, input_dilation=input_dilation,
         kernel_dilation=kernel_dilation, low=low, flip=flip,
     )  # fmt: skip
-    return _cold(target, dtype, problems, True, (x.slot, w.slot, y.slot), temporary)
+    buffers = (x.slot, w.slot, y.slot)
+    if len(problems) == 1 and _is_seen_often(target, dtype, problems[0]):
+        return _hot(target, dtype, problems, len(x_shape) - 3, buffers, temporary, None)
+    return _cold(target, dtype, problems, True, buffers, temporary)
+
+
+_sightings: Counter[tuple[Target, DType, Problem]] = Counter()
+
+
+def _is_seen_often(target: Target, dtype: DType, problem: Problem) -> bool:
+    """Count a sighting of a problem, and say whether it comes back all the time."""
+    if len(_sightings) > _REMEMBERED:
+        forget()
+    key = (target, dtype, problem)
+    _sightings[key] += 1
+    return _sightings[key] > _OFTEN
+
+
+def forget() -> None:
+    """Count the sightings of shapes from zero."""
+    _sightings.clear()
 
 
 def _cold(
@@ -132,9 +159,8 @@ def _cold(
             y = temporary + len(temporaries)
             temporaries.append(spans * size * summed_in(dtype).itemsize)
             problem = _to_partial_sums(problem)
-        kernel = _generic_kernel(
-            target, dtype, spatial, generic.x_in_lanes(target, dtype, problem), spans > 1
-        )
+        variant = generic.variant_for(target, dtype, problem, spatial, spans > 1)
+        kernel = _generic_kernel(target, dtype, variant)
         kernels[kernel.symbol] = kernel
         arguments = (
             Argument("buffer", x), Argument("buffer", w), Argument("buffer", y, written=True),

@@ -7,6 +7,7 @@ for it adds in the same order.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil, prod
 
 from avalon import dtype as dtypes
@@ -23,11 +24,47 @@ SPANS_UNIT = 4096  # elements of y in a unit of work of the spans' kernel
 _ANY = contract_problem((1, 1, 1, 1), *(View(0, (0, 0, 0)),) * 3)
 
 
-def _tile(target: Target) -> tuple[int, int]:
+def _tile(target: Target, few_rows: bool) -> tuple[int, int]:
     """Rows and vectors of the tile of sums: small, so that it wastes little on shapes unknown."""
+    if few_rows:
+        return (2, 3)
     if target.registers >= 32:
         return (8, 2)
     return (4, 3) if target.has_fma else (4, 2)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Which of the generic kernels serves a problem.
+
+    Attributes:
+        spatial: a convolution; matrix products have no positions.
+        x_in_lanes: whether the lanes run along x's parts and the rows along w's, or the reverse.
+        few_rows: whether there are at most two rows.
+        is_partial: whether sums are wanted that are not yet rounded to a 16-bit dtype.
+    """
+
+    spatial: bool
+    x_in_lanes: bool
+    few_rows: bool
+    is_partial: bool
+
+
+def variant_for(
+    target: Target, dtype: DType, problem: Problem, spatial: bool, is_partial: bool
+) -> Variant:
+    """The lanes run along x's parts where y is contiguous along them, unless they are too few."""
+    rows, vectors = _tile(target, False)
+    width = vectors * lanes_of(target, dtype)
+    x_parts, w_parts = known(problem.images) * problem.positions, known(problem.channels)
+
+    def computed(lanes: int, rows_: int) -> int:
+        return ceil(lanes / width) * width * ceil(rows_ / rows) * rows
+
+    x_cost, w_cost = computed(x_parts, w_parts), computed(w_parts, x_parts)
+    x_in_lanes = x_cost <= 1.5 * w_cost if problem.positions > 1 else 1.5 * x_cost < w_cost
+    few_rows = (w_parts if x_in_lanes else x_parts) <= 2
+    return Variant(spatial, x_in_lanes, few_rows, is_partial)
 
 
 def units(problem: Problem) -> int:
@@ -37,35 +74,18 @@ def units(problem: Problem) -> int:
     return groups * prod(ceil(part / _UNIT) for part in parts)
 
 
-def x_in_lanes(target: Target, dtype: DType, problem: Problem) -> bool:
-    """Whether the lanes should run along x's parts: wherever y is contiguous along them, unless
-    there are too few.
-    """
-    rows, vectors = _tile(target)
-    width = vectors * lanes_of(target, dtype)
-    x_parts, w_parts = known(problem.images) * problem.positions, known(problem.channels)
-
-    def computed(lanes: int, rows_: int) -> int:
-        return ceil(lanes / width) * width * ceil(rows_ / rows) * rows
-
-    x_cost, w_cost = computed(x_parts, w_parts), computed(w_parts, x_parts)
-    return x_cost <= 1.5 * w_cost if problem.positions > 1 else 1.5 * x_cost < w_cost
-
-
-def generic_kernel(
-    target: Target, dtype: DType, spatial: bool, x_in_lanes: bool, is_partial: bool
-) -> Kernel:
-    """Build the kernel. `spatial` tells convolutions from matrix products, which have no positions;
-    `is_partial` asks for sums that are not yet rounded to a 16-bit dtype.
-
-    Its slots: x, w, y, then `Problem.numbers()`.
-    """
-    stored = summed_in(dtype) if is_partial else dtype
-    names = ("convolve" if spatial else "contract", dtype.name, stored.name)
-    emit = Emit(f"{'_'.join(names)}_{'x' if x_in_lanes else 'w'}_lanes", target)
+def generic_kernel(target: Target, dtype: DType, variant: Variant) -> Kernel:
+    """Build the kernel. Its slots: x, w, y, then `Problem.numbers()`."""
+    spatial, x_in_lanes = variant.spatial, variant.x_in_lanes
+    stored = summed_in(dtype) if variant.is_partial else dtype
+    names = [
+        "convolve" if spatial else "contract", dtype.name, stored.name,
+        "x_lanes" if x_in_lanes else "w_lanes", *(["few_rows"] if variant.few_rows else []),
+    ]  # fmt: skip
+    emit = Emit("_".join(names), target)
     problem = _ANY.bind(emit, 3)
     scratch = Scratch(emit)
-    rows_in_tile, vectors = _tile(target)
+    rows_in_tile, vectors = _tile(target, variant.few_rows)
     held, width = summed_in(dtype), lanes_of(target, dtype)
     rows = GatheredSide(
         emit, problem, not x_in_lanes, spatial, dtype, scratch, width, rows_in_tile, _UNIT,

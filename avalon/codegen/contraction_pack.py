@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from avalon import dtype as dtypes
 from avalon.codegen.contraction_problem import Problem
-from avalon.codegen.contraction_tile import Stream, summed_in
+from avalon.codegen.contraction_tile import QUARTER, Stream, summed_in, turned
 from avalon.codegen.emit import Emit, Index, Pointer, Value
 from avalon.dtype import DType
 
@@ -207,39 +207,45 @@ class GatheredSide:
             shifts.append(moved)
             start = emit.add(start, emit.multiply(moved, emit.index(self.strides[3 + axis])))
         source = emit.offset(self.source, start, self.dtype)
-        vectors = self.stored // self.lanes
-        with emit.loop(0, pieces(emit, self.valid, self.width)) as panel:
-            for vector in range(vectors):
-                part = emit.add(emit.multiply(panel.index, self.width), vector * self.lanes)
-                places = emit.load(self.places, part, dtypes.int64, self.lanes)
-                inside = emit.mask_below(emit.subtract(self.valid, part), self.lanes)
-                places = emit.where(inside, places, emit.like(places, 0))
-                target = emit.add(
-                    emit.multiply(panel.index, self.longest * self.stored), vector * self.lanes
+        with (
+            emit.loop(0, pieces(emit, self.valid, self.width)) as panel,
+            emit.loop(0, self.stored, self.lanes) as vector,
+        ):
+            part = emit.add(emit.multiply(panel.index, self.width), vector.index)
+            places = emit.load(self.places, part, dtypes.int64, self.lanes)
+            inside = emit.mask_below(emit.subtract(self.valid, part), self.lanes)
+            places = emit.where(inside, places, emit.like(places, 0))
+            target = emit.add(
+                emit.multiply(panel.index, self.longest * self.stored), vector.index
+            )
+            positions = [
+                emit.add(
+                    emit.load(table, part, dtypes.int32, self.lanes),
+                    emit.broadcast(emit.cast(shift, dtypes.int32), self.lanes),
                 )
-                positions = [
-                    emit.add(
-                        emit.load(table, part, dtypes.int32, self.lanes),
-                        emit.broadcast(emit.cast(shift, dtypes.int32), self.lanes),
-                    )
-                    for table, shift in zip(self.positions, shifts, strict=False)
-                    if self.has_positions
-                ]
-                self._pack_vector(source, places, inside, positions, target, block.count)
+                for table, shift in zip(self.positions, shifts, strict=False)
+                if self.has_positions
+            ]
+            self._pack_vector(source, places, inside, positions, target, block.count)
 
     def _pack_vector(
         self, source: Pointer, places: Value, inside: Value, positions: list[Value],
         target: Value, count: Value,
     ) -> None:  # fmt: skip
-        """Pack the steps of one vector of parts; neighbours in memory are read without a gather."""
+        """Pack the steps of one vector of parts; neighbours in memory are read without a gather,
+        and so are parts whose steps are neighbours.
+        """
         emit, lanes = self.emit, self.lanes
         first = emit.extract(places, 0)
         expected = emit.add(emit.broadcast(first, lanes), emit.iota(lanes))
         apart = emit.any_lane(emit.bit_and(inside, emit.not_equal(places, expected)))
+        begin = emit.constant(0, dtypes.int64)
+        if self.steps is None:
+            begin = self._turn(source, places, target, count, apart)
         for scattered in (True, False):
             with (
                 emit.if_(apart if scattered else emit.logical_not(apart)),
-                emit.loop(0, count) as k,
+                emit.loop(begin, count) as k,
             ):
                 step = self._step(k.index)
                 mask = inside
@@ -256,6 +262,30 @@ class GatheredSide:
                     value = emit.load(source, emit.add(first, step), self.dtype, lanes, mask)
                 at = emit.add(target, emit.multiply(k.index, self.stored))
                 emit.store(self.panels, at, emit.cast(value, summed_in(self.dtype)))
+
+    def _turn(
+        self, source: Pointer, places: Value, target: Value, count: Value, apart: Value
+    ) -> Value:
+        """Transpose parts that lie apart and whose steps are neighbours; returns how many steps
+        are done. Parts past the last read the first, whose elements exist.
+        """
+        emit, held = self.emit, summed_in(self.dtype)
+        whole = emit.bit_and(count, -QUARTER)
+        turns = emit.bit_and(apart, emit.equal(emit.index(self.strides[2]), 1))
+        with emit.if_(turns, carried=(emit.constant(0, dtypes.int64),)) as branch:
+            bases = [emit.extract(places, lane) for lane in range(self.lanes)]
+            with emit.loop(0, whole, QUARTER) as k:
+                strip = [
+                    emit.load(source, emit.add(base, k.index), self.dtype, QUARTER)
+                    for base in bases
+                ]
+                columns = turned(emit, [emit.cast(value, held) for value in strip])
+                for step, column in enumerate(columns):
+                    number = emit.add(k.index, step)
+                    at = emit.add(target, emit.multiply(number, self.stored))
+                    emit.store(self.panels, at, column)
+            branch.next(whole)
+        return branch.results[0]
 
     def _step(self, k: Value) -> Value:
         if self.steps is not None:

@@ -380,6 +380,22 @@ def test_padding_is_zero_and_holes_are_nothing() -> None:
     np.testing.assert_array_equal(spread[0, 0, 0], [np.inf] * 4)
 
 
+def test_a_shape_that_comes_back_gets_a_kernel_of_its_own() -> None:
+    contraction.forget()
+    views = (View(0, (0, 40, 1)), View(1, (0, 30, 1)), View(2, (0, 30, 1)))
+    shape = (1, 20, 40, 30)
+    kernels = [
+        contraction.cold_contract(HOST, dtypes.float32, shape, *views, 3).kernels[0].symbol
+        for _ in range(20)
+    ]
+    assert len(set(kernels)) == 2
+    hot = contraction.hot_contract(HOST, dtypes.float32, shape, *views, 3)
+    assert kernels[0] != kernels[-1] == hot.kernels[0].symbol
+    contraction.forget()
+    again = contraction.cold_contract(HOST, dtypes.float32, shape, *views, 3)
+    assert again.kernels[0].symbol == kernels[0]
+
+
 def test_targets_without_fused_multiply_add() -> None:
     target = targets.named("x86")
     rng = np.random.default_rng(2)
