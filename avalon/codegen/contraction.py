@@ -76,6 +76,11 @@ class Fused:
     symbol: str
 
 
+@lru_cache(maxsize=4096)
+def _integer(number: int) -> Argument:
+    return Argument("integer", number)
+
+
 _generic_kernel = cache(generic.generic_kernel)
 _spans_kernel = cache(generic.spans_kernel)
 
@@ -164,7 +169,7 @@ def _cold(
         kernels[kernel.symbol] = kernel
         arguments = (
             Argument("buffer", x), Argument("buffer", w), Argument("buffer", y, written=True),
-            *(Argument("integer", number) for number in problem.numbers()),
+            *map(_integer, problem.numbers(spatial)),
         )  # fmt: skip
         launches.append(Launch(kernel.symbol, arguments, work, problem.flops))
         if spans > 1:
@@ -172,7 +177,7 @@ def _cold(
             kernels[kernel.symbol] = kernel
             arguments = (
                 Argument("buffer", y), Argument("buffer", buffers[2], written=True),
-                *(Argument("integer", number) for number in (spans, size, size)),
+                *map(_integer, (spans, size, size)),
             )  # fmt: skip
             work = ceil(size / generic.SPANS_UNIT)
             launches.append(Launch(kernel.symbol, arguments, work, spans * size))
@@ -266,8 +271,7 @@ def _hot(
             work = size // known(problem.outputs[2]) if rank else size // known(problem.channels)
         else:
             kernel = _spans_kernel(target, dtype)
-            numbers = (Argument("integer", number) for number in (spans, size, size))
-            arguments = (partial, *own, *numbers)
+            arguments = (partial, *own, *map(_integer, (spans, size, size)))
             work = ceil(size / generic.SPANS_UNIT)
         kernels[kernel.symbol] = kernel
         launches.append(Launch(kernel.symbol, arguments, work, spans * size))

@@ -75,7 +75,7 @@ def units(problem: Problem) -> int:
 
 
 def generic_kernel(target: Target, dtype: DType, variant: Variant) -> Kernel:
-    """Build the kernel. Its slots: x, w, y, then `Problem.numbers()`."""
+    """Build the kernel. Its slots: x, w, y, then `Problem.numbers`."""
     spatial, x_in_lanes = variant.spatial, variant.x_in_lanes
     stored = summed_in(dtype) if variant.is_partial else dtype
     names = [
@@ -83,7 +83,7 @@ def generic_kernel(target: Target, dtype: DType, variant: Variant) -> Kernel:
         "x_lanes" if x_in_lanes else "w_lanes", *(["few_rows"] if variant.few_rows else []),
     ]  # fmt: skip
     emit = Emit("_".join(names), target)
-    problem = _ANY.bind(emit, 3)
+    problem = _ANY.bind(emit, 3, spatial)
     scratch = Scratch(emit)
     rows_in_tile, vectors = _tile(target, variant.few_rows)
     held, width = summed_in(dtype), lanes_of(target, dtype)

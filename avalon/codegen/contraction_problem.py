@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from math import ceil, gcd, prod
 
@@ -148,43 +149,46 @@ class Problem:
     per_span: Index = 0
     span_stride: Index = 0
 
-    def numbers(self) -> list[int]:
-        """All fields in a row: what `bind` reads."""
+    def numbers(self, spatial: bool) -> list[int]:
+        """What `bind` reads: all fields in a row, or those of a matrix product."""
         row: list[int] = []
-        for name in self.__dataclass_fields__:
-            field = getattr(self, name)
-            row.extend(field if isinstance(field, tuple) else (field,))
+        for name, used in _fields(spatial):
+            value = getattr(self, name)
+            row.extend(value[:used] if isinstance(value, tuple) else (value,))
         return row
 
-    def bind(self, emit: Emit, first_slot: int) -> Problem:
+    def bind(self, emit: Emit, first_slot: int, spatial: bool) -> Problem:
         """The same problem, its numbers read from the slots from `first_slot` on."""
-        slots = iter(range(first_slot, first_slot + len(self.numbers())))
+        slot = first_slot
         fields: dict[str, object] = {}
-        for name in self.__dataclass_fields__:
-            field = getattr(self, name)
-            if isinstance(field, tuple):
-                fields[name] = tuple(emit.integer(next(slots)) for _ in field)
+        for name, used in _fields(spatial):
+            value = getattr(self, name)
+            if isinstance(value, tuple):
+                read = [emit.integer(slot + i) for i in range(used)]
+                fields[name] = (*read, *value[used:])
+                slot += used
             else:
-                fields[name] = emit.integer(next(slots))
-        return Problem(**fields)  # type: ignore[arg-type]
+                fields[name] = emit.integer(slot)
+                slot += 1
+        return replace(self, **fields)  # type: ignore[arg-type]
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Extents of y: groups, images, channels, three positions."""
         return tuple(map(known, (self.groups, self.images, self.channels, *self.outputs)))
 
-    @property
+    @cached_property
     def blocks(self) -> Blocks:
         a, b, c, d = map(known, self.lengths)
         e, f, g, h = map(known, self.counts)
         return Blocks((a, b, c, d), (e, f, g, h), known(self.per_span))
 
-    @property
+    @cached_property
     def positions(self) -> int:
         """Number of output positions of one image."""
         return prod(map(known, self.outputs))
 
-    @property
+    @cached_property
     def summed(self) -> int:
         """Number of products in one element of y."""
         return known(self.depth) * prod(map(known, self.taps))
@@ -205,6 +209,24 @@ class Problem:
 def _leaves(size: int, taps: int, outputs: int, stride: int, dilation: int, low: int) -> bool:
     last = (outputs - 1) * stride + (taps - 1) * dilation - low
     return outputs > 0 and taps > 0 and (low > 0 or last >= size)
+
+
+_EVERY = (
+    ("groups", 1), ("images", 1), ("channels", 1), ("depth", 1), ("sizes", 3), ("taps", 3),
+    ("outputs", 3), ("stride", 3), ("dilation", 3), ("low", 3), ("x_strides", 6),
+    ("w_strides", 6), ("y_strides", 6), ("x_offset", 1), ("w_offset", 1), ("y_offset", 1),
+    ("lengths", 4), ("counts", 4), ("per_span", 1), ("span_stride", 1),
+)  # fmt: skip
+_OF_PRODUCTS = (
+    ("groups", 1), ("images", 1), ("channels", 1), ("depth", 1), ("x_strides", 3),
+    ("w_strides", 3), ("y_strides", 3), ("x_offset", 1), ("w_offset", 1), ("y_offset", 1),
+    ("lengths", 1), ("counts", 1), ("per_span", 1), ("span_stride", 1),
+)  # fmt: skip
+
+
+def _fields(spatial: bool) -> tuple[tuple[str, int], ...]:
+    """The fields that a kernel reads, and how many numbers of each."""
+    return _EVERY if spatial else _OF_PRODUCTS
 
 
 def known(value: Index) -> int:
