@@ -165,6 +165,21 @@ def test_a_table_lies_beside_the_code() -> None:
     assert result[0] == 3.5
 
 
+def test_what_nothing_reads_is_left_out() -> None:
+    emit = Emit("kernel", host())
+    x = emit.load(emit.pointer(0), 0, dtypes.float32, 8)
+    emit.exp(emit.add(x, x))
+    emit.prefetch(emit.pointer(0), 64, dtypes.float32)
+    emit.store(emit.pointer(1), 0, x)
+    text = emit.finish()
+    assert "fadd" not in text
+    assert "fma" not in text.partition("}")[0]
+    values = np.arange(200, dtype=np.float32)
+    result = np.zeros(8, np.float32)
+    run(text, "kernel", [values, result])
+    assert result.tolist() == list(range(8))
+
+
 def test_foreign_functions_are_refused() -> None:
     for line in ("%r = call float @expf(float %x)", "call void @llvm.exp.f32(float %x)"):
         with pytest.raises(ValueError, match="may not call"):

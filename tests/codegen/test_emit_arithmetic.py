@@ -204,6 +204,27 @@ def test_extremes_keep_nan(dtype: DType, target: Target) -> None:
         torch.testing.assert_close(to_torch(ours, dtype), expected, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("name", ["maximum", "minimum"])
+def test_of_equal_ones_the_first_is_kept(name: str, target: Target) -> None:
+    zeros, negative_zeros = np.zeros(5, np.float32), -np.zeros(5, np.float32)
+    for first, second in ((zeros, negative_zeros), (negative_zeros, zeros)):
+        found = both(name, target, first, second)
+        np.testing.assert_array_equal(np.signbit(found), np.signbit(first))
+
+
+@pytest.mark.parametrize("name", ["maximum", "minimum"])
+def test_extremes_with_a_constant_are_those_with_its_value(name: str, target: Target) -> None:
+    x = np.array(SPECIAL, np.float32)
+
+    def with_constant(emit: Emit, value: Value) -> Value:
+        result: Value = getattr(emit, name)(value, emit.like(value, 0.0))
+        return result
+
+    ours = elementwise(with_constant, x, target=target)
+    theirs = both(name, target, x, np.zeros_like(x))
+    assert ours.tobytes() == theirs.tobytes()
+
+
 @pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.float64], ids=str)
 def test_float_remainders_are_exact(dtype: DType, target: Target) -> None:
     generator = np.random.default_rng(0)
