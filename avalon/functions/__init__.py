@@ -1,7 +1,7 @@
 """Maths composed from primitives, by PyTorch's names.
 
-Comes in: tensors (and numbers and arrays where PyTorch takes them). Goes out: tensors. Guaranteed:
-importing this package makes every function that PyTorch has as a method a method of `Tensor` too.
+Comes in: tensors (and numbers and arrays where PyTorch takes them). Goes out: tensors.
+Guaranteed: importing this package makes what PyTorch has as a method a method of `Tensor` too.
 """
 
 from avalon.functions.activation import (
@@ -175,12 +175,37 @@ from avalon.functions.creation import (
 from avalon.functions.einsum import (
     einsum as einsum,
 )
+from avalon.functions.extras import (
+    argwhere as argwhere,
+    atleast_3d as atleast_3d,
+    broadcast_shapes as broadcast_shapes,
+    corrcoef as corrcoef,
+    cov as cov,
+    gumbel_softmax as gumbel_softmax,
+    heaviside as heaviside,
+    index_put as index_put,
+    index_put_ as index_put_,
+    is_tensor as is_tensor,
+    isin as isin,
+    matrix_power as matrix_power,
+    multi_margin_loss as multi_margin_loss,
+    multilabel_soft_margin_loss as multilabel_soft_margin_loss,
+    nanmedian as nanmedian,
+    nanquantile as nanquantile,
+    pdist as pdist,
+    polygamma as polygamma,
+    row_stack as row_stack,
+    scalar_tensor as scalar_tensor,
+    sum_to_size as sum_to_size,
+    trapezoid as trapezoid,
+    trapz as trapz,
+    unravel_index as unravel_index,
+)
 from avalon.functions.indexing import (
     gather as gather,
     index_add as index_add,
     index_copy as index_copy,
     index_fill as index_fill,
-    index_put as index_put,
     index_select as index_select,
     masked_scatter as masked_scatter,
     masked_select as masked_select,

@@ -9,6 +9,7 @@ and relu6 give 0 there.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from avalon import ops
 from avalon.dtype import DType
@@ -226,6 +227,7 @@ def tanhshrink(input: Tensor) -> Tensor:
     return input - ops.tanh(input)
 
 
+@method("hardshrink")
 def hardshrink(input: Tensor, lambd: Number = 0.5) -> Tensor:
     """input where |input| > lambd, else 0."""
     inside = (input >= -lambd) & (input <= lambd)
@@ -345,10 +347,25 @@ def softmax2d(input: Tensor) -> Tensor:
     return softmax(input, dim=-3)
 
 
-def relu_(input: Tensor) -> Tensor:
-    """In-place relu."""
-    return relu(input, inplace=True)
+def _written(name: str) -> Any:
+    """F.name_(x, ...): the function with inplace=True."""
+    function = globals()[name]
+
+    def write(input: Tensor, *arguments: Any, **named: Any) -> Tensor:
+        result: Tensor = function(input, *arguments, inplace=True, **named)
+        return result
+
+    write.__name__ = write.__qualname__ = f"{name}_"
+    write.__doc__ = f"In-place version of `{name}`."
+    return write
 
 
-in_place(relu)
+relu_ = method("relu_")(_written("relu"))
+relu6_ = _written("relu6")
+hardtanh_ = _written("hardtanh")
+leaky_relu_ = _written("leaky_relu")
+elu_ = _written("elu")
+selu_ = _written("selu")
+celu_ = _written("celu")
+threshold_ = _written("threshold")
 in_place(sigmoid)

@@ -315,12 +315,3 @@ def scatter_reduce(
         return total
     number = count + scalar(count, 1) if include_self else count
     return ops.where(hit, total / ops.maximum(number, number.constant(1)), input)
-
-
-def index_put(
-    input: Tensor, indices: tuple[Tensor, ...], values: Tensor, accumulate: bool = False
-) -> Tensor:
-    """input with `values` at the given indices (or added to what is there)."""
-    result = input.clone()
-    result.index_put_(indices, values, accumulate)
-    return result

@@ -388,6 +388,7 @@ def _unique_result(
     return (values, counts) if return_counts else values
 
 
+@method("histc")
 def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     """Counts of elements in `bins` equal parts of [min, max], the data's range if both are 0."""
     flat = reshape(input, (input.numel(),))

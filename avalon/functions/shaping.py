@@ -366,6 +366,7 @@ is_floating_point = _of_method("is_floating_point")
 is_complex = _of_method("is_complex")
 
 
+@method("tensor_split")
 def tensor_split(
     input: Tensor, indices_or_sections: int | Sequence[int], dim: int = 0
 ) -> list[Tensor]:

@@ -469,6 +469,7 @@ def _power(x: Tensor, unused: Tensor, exponent: float) -> Tensor:
     return ops.power(ops.where(unused, x.constant(1), x), x.constant(exponent))
 
 
+@method("dist")
 def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
     """The p-norm of input - other."""
     return norm(input - other, p)

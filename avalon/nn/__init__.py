@@ -82,6 +82,8 @@ from avalon.nn.loss import (
     L1Loss as L1Loss,
     MarginRankingLoss as MarginRankingLoss,
     MSELoss as MSELoss,
+    MultiLabelSoftMarginLoss as MultiLabelSoftMarginLoss,
+    MultiMarginLoss as MultiMarginLoss,
     NLLLoss as NLLLoss,
     PairwiseDistance as PairwiseDistance,
     PoissonNLLLoss as PoissonNLLLoss,

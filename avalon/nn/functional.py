@@ -5,23 +5,29 @@ Source: https://docs.pytorch.org/docs/stable/nn.functional.html
 
 from avalon.functions.activation import (
     celu as celu,
+    celu_ as celu_,
     elu as elu,
+    elu_ as elu_,
     gelu as gelu,
     glu as glu,
     hardshrink as hardshrink,
     hardsigmoid as hardsigmoid,
     hardswish as hardswish,
     hardtanh as hardtanh,
+    hardtanh_ as hardtanh_,
     leaky_relu as leaky_relu,
+    leaky_relu_ as leaky_relu_,
     log_softmax as log_softmax,
     logsigmoid as logsigmoid,
     mish as mish,
     prelu as prelu,
     relu as relu,
     relu6 as relu6,
+    relu6_ as relu6_,
     relu_ as relu_,
     rrelu as rrelu,
     selu as selu,
+    selu_ as selu_,
     sigmoid as sigmoid,
     silu as silu,
     softmax as softmax,
@@ -32,6 +38,7 @@ from avalon.functions.activation import (
     softsign as softsign,
     tanhshrink as tanhshrink,
     threshold as threshold,
+    threshold_ as threshold_,
 )
 from avalon.functions.arithmetic import (
     tanh as tanh,
@@ -46,6 +53,12 @@ from avalon.functions.convolution import (
     conv_transpose1d as conv_transpose1d,
     conv_transpose2d as conv_transpose2d,
     conv_transpose3d as conv_transpose3d,
+)
+from avalon.functions.extras import (
+    gumbel_softmax as gumbel_softmax,
+    multi_margin_loss as multi_margin_loss,
+    multilabel_soft_margin_loss as multilabel_soft_margin_loss,
+    pdist as pdist,
 )
 from avalon.functions.linear import (
     alpha_dropout as alpha_dropout,

@@ -179,6 +179,21 @@ class TripletMarginLoss(_Loss):
     fields = (("margin", 1.0), ("p", 2.0), ("eps", 1e-6), ("swap", False), *_REDUCTION)
 
 
+class MultiMarginLoss(_Loss):
+    """max(0, margin - x[target] + x[class]) ** p over the other classes."""
+
+    function = "multi_margin_loss"
+    fields = (("p", 1), ("margin", 1.0), ("weight", None), *_REDUCTION)
+    buffers_ = ("weight",)
+
+
+class MultiLabelSoftMarginLoss(_Loss):
+    """Binary cross entropy of logits, averaged over classes."""
+
+    function, fields = "multilabel_soft_margin_loss", (("weight", None), *_REDUCTION)
+    buffers_ = ("weight",)
+
+
 class CosineSimilarity(Module):
     """Cosine of the angle between vectors along dim."""
 

@@ -187,3 +187,38 @@ def test_order(expression):
 @pytest.mark.parametrize("expression", CHOOSING)
 def test_choosing(expression):
     compare("choosing", expression)
+
+
+EXTRAS = lines("""
+    T.isin(i, T.tensor([1, 2, 3]))
+    T.isin(i, T.tensor([1, 2]), invert=True)
+    T.heaviside(x.detach(), T.tensor(0.5))
+    T.polygamma(1, p)
+    p.polygamma(2)
+    T.trapezoid(x, dim=0)
+    T.trapz(x, v)
+    T.cov(x)
+    T.cov(v)
+    T.corrcoef(r)
+    T.matrix_power(sq, 3)
+    T.index_put(x, (T.tensor([0, 2]), T.tensor([1, 1])), scalar)
+    T.index_put(x, (T.tensor([0, 0]), T.tensor([1, 1])), q[0, :2], accumulate=True)
+    T.row_stack([v, v])
+    T.atleast_3d(x)
+    T.unravel_index(T.tensor([3, 7]), (2, 5))
+    cube.sum_to_size(3, 1)
+    F.multi_margin_loss(logits, labels)
+    F.multi_margin_loss(logits, labels, p=2, margin=0.5, weight=cw, reduction="none")
+    F.multilabel_soft_margin_loss(logits, soft)
+    F.pdist(r)
+    T.nanmedian(s)
+    T.argwhere(x.detach())
+    T.broadcast_shapes((3, 1), (4,))
+    F.elu_(x.clone())
+    F.threshold_(x.clone(), 0.5, 7)
+""")
+
+
+@pytest.mark.parametrize("expression", EXTRAS)
+def test_extras(expression):
+    compare("extras", expression)
