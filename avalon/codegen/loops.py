@@ -82,20 +82,19 @@ class NestEmitter:
 
     def text(self) -> str:
         nest, emit = self.nest, self.emit
-        pieces: Value | None = None
-        if nest.cut:
-            extent = self.number(nest.stages[0].axes[0].extent)
-            cut = self.number(nest.cut)
-            pieces = self.quotient(emit.subtract(emit.add(extent, cut), 1), cut)
+        if nest.cut and not nest.units and len(nest.stages) == 1:
+            # The pieces lie side by side: one loop runs through all of them.
+            self.body(self.span(emit.begin, emit.end))
+            return emit.finish()
         with emit.loop(emit.begin, emit.end) as units:
             left: Value = units.index
-            piece = None
-            if pieces is not None:
-                if nest.units:
-                    piece = self.remainder(left, pieces)
-                    left = self.quotient(left, pieces)
-                else:
-                    piece = left
+            span = None
+            if nest.cut:
+                extent, cut = self.number(nest.stages[0].axes[0].extent), self.number(nest.cut)
+                pieces = self.quotient(emit.subtract(emit.add(extent, cut), 1), cut)
+                piece = self.remainder(left, pieces) if nest.units else left
+                left = self.quotient(left, pieces)
+                span = self.span(piece, emit.add(piece, 1))
             for axis in reversed(nest.units):
                 if axis is nest.units[0]:
                     self.places[axis.number] = left
@@ -104,11 +103,21 @@ class NestEmitter:
                     self.places[axis.number] = self.remainder(left, extent)
                     left = self.quotient(left, extent)
                 self.open |= axis.bits
-            with self.scope():
-                for stage in nest.stages:
-                    with self.scope():
-                        self.stage(stage, 0, piece)
+            self.body(span)
         return emit.finish()
+
+    def span(self, first: Value, last: Value) -> tuple[Value, Value]:
+        """Where the pieces from `first` up to `last` begin and end on the axis that is cut."""
+        emit, cut = self.emit, self.number(self.nest.cut)
+        extent = self.number(self.nest.stages[0].axes[0].extent)
+        return emit.multiply(first, cut), emit.minimum(emit.multiply(last, cut), extent)
+
+    def body(self, span: tuple[Value, Value] | None) -> None:
+        """All stages, the outermost loop of each within `span`."""
+        with self.scope():
+            for stage in self.nest.stages:
+                with self.scope():
+                    self.stage(stage, 0, span)
 
     # Loops
 
@@ -138,8 +147,8 @@ class NestEmitter:
         """Within a strip of `count` lanes of `axis`, of which the first is at `place`."""
         return self.inside(axis, place, Lanes(axis.bits, axis, count, mask))
 
-    def stage(self, stage: Stage, level: int, piece: Value | None) -> None:
-        """The loops of a stage from `level` on."""
+    def stage(self, stage: Stage, level: int, span: tuple[Value, Value] | None) -> None:
+        """The loops of a stage from `level` on; `span` bounds the first."""
         emit = self.emit
         self.prepare(stage)
         if level == len(stage.axes):
@@ -154,11 +163,7 @@ class NestEmitter:
                     self.store_woven(stores)
             return
         axis = stage.axes[level]
-        start, stop = emit.index(0), self.number(axis.extent)
-        if piece is not None and level == 0:
-            cut = self.number(self.nest.cut)
-            start = emit.multiply(piece, cut)
-            stop = emit.minimum(emit.add(start, cut), stop)
+        start, stop = span or (emit.index(0), self.number(axis.extent))
         if not (stage.lanes and level == len(stage.axes) - 1):
             with emit.loop(start, stop) as loop, self.inside(axis, loop.index):
                 self.stage(stage, level + 1, None)
