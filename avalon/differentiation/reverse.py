@@ -36,6 +36,13 @@ def gradients(
 
     Raises:
         AutogradError: if a seed does not fit, or is missing for an output of many elements.
+
+    >>> from avalon import ops
+    >>> from avalon.dtype import float32
+    >>> graph = Graph()
+    >>> x = graph.input((), float32)
+    >>> gradients(graph, [ops.sqrt(x)], [x])
+    [<divide: float32 (), gradient of sqrt>]
     """
     before = graph.note, graph.source
     graph.note = "seed"

@@ -36,6 +36,20 @@ class Graph:
         outputs: the nodes that the program puts out; assign a list.
         note: why the nodes that are made next exist.
         source: where the nodes that are made next come from.
+
+    >>> from avalon import ops
+    >>> from avalon.dtype import float32
+    >>> graph = Graph("softened")
+    >>> x = graph.input((3,), float32, "x")
+    >>> graph.outputs = [ops.tanh(x) * 0.5]
+    >>> print(graph)
+    def softened(graph):
+        x = graph.input((3,), float32, 'x')                   # float32 (3,)
+        v1 = ops.tanh(x)                                      # float32 (3,)
+        v2 = graph.constant(0.5, (3,), float32)               # float32 (3,)
+        v3 = ops.multiply(v1, v2)                             # float32 (3,)
+        graph.outputs = [v3]
+    <BLANKLINE>
     """
 
     __slots__ = (

@@ -58,6 +58,14 @@ def interpret(graph: Graph, inputs: Sequence[Any]) -> list[Array]:
     Raises:
         GraphError: if the number of inputs or the shape of one differs from the graph's.
         IndexOutOfRange: if a `check_index` in the graph fails.
+
+    >>> from avalon import ops
+    >>> from avalon.dtype import float32
+    >>> graph = Graph()
+    >>> x = graph.input((2,), float32)
+    >>> graph.outputs = [ops.sqrt(x) + 1.0]
+    >>> interpret(graph, [np.array([4, 9])])
+    [array([3., 4.], dtype=float32)]
     """
     if len(inputs) != len(graph.inputs):
         raise GraphError(

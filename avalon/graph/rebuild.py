@@ -29,6 +29,15 @@ def rebuild(text: str) -> Graph:
 
     Raises:
         GraphError: if the text holds no function.
+
+    >>> graph = rebuild('''def halves(graph):
+    ...     x = graph.input((2,), float32, 'x')
+    ...     half = graph.constant(0.5, (2,), float32)
+    ...     y = ops.multiply(x, half)
+    ...     graph.outputs = [y]
+    ... ''')
+    >>> graph
+    <graph halves: 1 inputs, 3 nodes, 1 outputs>
     """
     lines = text.splitlines()
     header = re.match(r"def (\w+)\(graph\):", lines[0]) if lines else None

@@ -18,6 +18,16 @@ def verify(graph: Graph) -> None:
 
     Raises:
         GraphError: naming the first node that is not.
+
+    >>> from avalon import ops
+    >>> from avalon.dtype import float32
+    >>> graph = Graph()
+    >>> call = ops.exp(graph.input((3,), float32))
+    >>> call.shape = (4,)
+    >>> verify(graph)
+    Traceback (most recent call last):
+        ...
+    avalon.errors.GraphError: [verify] node 1, exp, has float32 (4,); its rule gives float32 (3,)
     """
     seen: set[Node] = set()
     last = 0

@@ -24,6 +24,17 @@ def apply_rules(
 
     Args:
         disabled: names of rules to leave out.
+
+    >>> from avalon import ops
+    >>> from avalon.dtype import float32
+    >>> from avalon.rewrite import RULES
+    >>> graph = Graph()
+    >>> x = graph.input((3,), float32)
+    >>> graph.outputs = [ops.negative(ops.negative(x))]
+    >>> apply_rules(graph, RULES)
+    Counter({'undone': 1})
+    >>> graph.outputs
+    [<input: float32 (3,)>]
     """
     by_primitive: dict[Primitive, list[Rule]] = {}
     for candidate in rules:

@@ -17,7 +17,16 @@ from avalon.ops import random_bits
 
 
 def merge_common_subexpressions(graph: Graph) -> int:
-    """Merge equal calls and constants; returns how many went."""
+    """Merge equal calls and constants; returns how many went.
+
+    >>> from avalon import ops
+    >>> from avalon.dtype import float32
+    >>> graph = Graph()
+    >>> x = graph.input((3,), float32)
+    >>> graph.outputs = [ops.exp(x) + ops.exp(x)]
+    >>> merge_common_subexpressions(graph)
+    1
+    """
     first: dict[Any, Node] = {}
     merged = 0
     for node in graph.nodes:
