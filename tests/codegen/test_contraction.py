@@ -16,6 +16,7 @@ from avalon.codegen.contraction_problem import reduction_blocks
 from avalon.codegen.emit import Emit, Value
 from avalon.dtype import DType
 from avalon.ops.contraction import convolve
+from avalon.runtime import library
 from avalon.runtime.plan import Argument
 from tests.codegen.contraction_harness import (
     as_stored,
@@ -199,6 +200,25 @@ def test_random_convolutions(seed: int) -> None:
         exact = convolve.reference(x.astype("d"), w.astype("d"), **parameters)
         bound = convolve.reference(abs(x).astype("d"), abs(w).astype("d"), **parameters)
         assert (abs(found - exact) <= 1e-6 * bound + 1e-30).all(), drawn
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape"),
+    [
+        ((1, 2, 0, 5, 5), (1, 3, 0, 3, 3)),  # nothing is summed
+        ((1, 2, 4, 0, 3), (1, 3, 4, 3, 3)),  # only padding is seen
+        ((1, 0, 4, 5, 5), (1, 3, 4, 3, 3)),
+        ((0, 2, 4, 5, 5), (0, 3, 4, 3, 3)),
+        ((1, 2, 4, 5, 5), (1, 0, 4, 3, 3)),
+    ],
+)
+def test_empty_convolutions(x_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> None:
+    x, w = np.ones(x_shape, "f"), np.ones(w_shape, "f")
+    two, one = (2, 2), (1, 1)
+    found = every_kernel(CONVOLVE, convolved, x, w, stride=one, input_dilation=one,
+                         kernel_dilation=one, low=two, high=two, flip=False)  # fmt: skip
+    assert not found.any()
+    assert found.shape[:3] == (x_shape[0], x_shape[1], w_shape[1])
 
 
 # Images, channels in and out, size, taps, padding, stride: layers of real networks, made small.
@@ -394,6 +414,24 @@ def test_a_shape_that_comes_back_gets_a_kernel_of_its_own() -> None:
     contraction.forget()
     again = contraction.cold_contract(HOST, dtypes.float32, shape, *views, 3)
     assert again.kernels[0].symbol == kernels[0]
+
+
+def test_kernels_for_other_architectures_are_assembled() -> None:
+    target = targets.named("neon")
+    views = (View(0, (0, 40, 1)), View(1, (0, 1, 40)), View(2, (0, 30, 1)))
+    shapes = ((1, 2, 3, 9, 9), (1, 5, 3, 3, 3), (1, 2, 5, 7, 7))
+    window = {"stride": (1, 1), "input_dilation": (1, 1), "kernel_dilation": (1, 1)}
+    for lower, convolve_lower in zip(CONTRACT, CONVOLVE, strict=True):
+        lowerings = [
+            lower(target, dtypes.float32, (1, 20, 40, 30), *views, 3),
+            convolve_lower(
+                target, dtypes.float32, shapes, *(View.contiguous(0, s) for s in shapes), 3,
+                low=(0, 0), flip=False, **window,
+            ),
+        ]  # fmt: skip
+        for lowering in lowerings:
+            for kernel in lowering.kernels:
+                assert library.object_code(kernel.text, target)
 
 
 def test_targets_without_fused_multiply_add() -> None:
