@@ -12,6 +12,7 @@ import avalon.nn.functional as F
 from avalon import nn
 from avalon.data import DataLoader, TensorDataset
 from avalon.fit import clipped
+from avalon.replay import CompiledStep
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(50, 4)).astype(np.float32)
@@ -130,6 +131,16 @@ def test_fields_need_no_gradient_afterwards():
     model = Plain()
     fit(model)
     assert not model.weight.requires_grad
+
+
+def test_steps_are_replayed_whatever_happens_between_them(monkeypatch):
+    recorded = []
+    record = CompiledStep._record
+    monkeypatch.setattr(
+        CompiledStep, "_record", lambda self, *rest: recorded.append(1) or record(self, *rest)
+    )
+    fit(Net(), epochs=8, validation=(X, Y), schedule=lambda epoch: 0.01 / (1 + epoch))
+    assert len(recorded) <= 6  # two for each size of batch, and the one that makes the state
 
 
 def test_modes_are_set_and_put_back():
