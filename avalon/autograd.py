@@ -4,6 +4,7 @@ recorded.
 Source: https://docs.pytorch.org/docs/stable/autograd.html
 """
 
+from avalon.tensor.function import Function as Function
 from avalon.tensor.gradients import backward as backward, grad as grad
 from avalon.tracing.modes import (
     enable_grad as enable_grad,

@@ -281,8 +281,11 @@ def copy_(x: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
             f"[copy_] output with shape {x.shape} doesn't match the broadcast shape of "
             f"{source.shape}"
         )
-    new = broadcast_to(cast_to(source, x.dtype), x.shape)
     tracked = modes.grad and (differentiable or x.requires_grad)
+    if not tracked and source._same_window(x):  # the last act of `x[i] += 1`
+        x._count().write()
+        return x
+    new = broadcast_to(cast_to(source, x.dtype), x.shape)
     return write(x, new, _erased(x, new) if tracked else None)
 
 

@@ -178,3 +178,34 @@ def test_data_can_be_replaced():
     x.data = av.tensor([7.0])
     (x * x).sum().backward()
     assert x.grad.tolist() == [14.0]
+
+
+def test_functions_with_a_gradient_of_their_own():
+    class Scaled(av.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, factor):
+            ctx.save_for_backward(x)
+            ctx.factor = factor
+            return x * x * factor
+
+        @staticmethod
+        def backward(ctx, gradient):
+            (x,) = ctx.saved_tensors
+            return gradient * 2 * x * ctx.factor, None
+
+    _, x = leaf()
+    y = Scaled.apply(x, 5.0)
+    (first,) = av.autograd.grad(y.sum(), x, create_graph=True)
+    assert first.tolist() == [10.0, 20.0, 30.0]
+    first.sum().backward()
+    assert x.grad.tolist() == [10.0, 10.0, 10.0]
+    with av.no_grad():
+        assert not Scaled.apply(x, 1.0).requires_grad
+
+    class Wrong(Scaled):
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient
+
+    with pytest.raises(RuntimeError, match="returned 1 gradients for the 2 arguments"):
+        Wrong.apply(x, 1.0).sum().backward()
