@@ -13,6 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from avalon import dtype as dtypes
+from avalon.dtype import DType
+from avalon.runtime.values import scalar_bits
 from avalon.schedule.index import Affine, Axis, Dynamic, Quotient, Slot, Variable
 from avalon.schedule.loops import (
     Apply,
@@ -277,6 +280,12 @@ class _Generic(Mapper):
         self.lane_axes = {stage.axes[-1] for stage in nest.stages if stage.lanes and stage.axes}
         self._axes: dict[Axis, Axis] = {}
 
+    def _expression(self, e: Expression) -> Expression:
+        bits = bits_of(e.value, e.dtype) if isinstance(e, Number) else None
+        if bits is not None:
+            return Scalar(self.number(bits).position, e.dtype)
+        return super()._expression(e)
+
     def axis(self, axis: Axis) -> Axis:
         found = self._axes.get(axis)
         if found is None:
@@ -299,6 +308,18 @@ class _Generic(Mapper):
 
     def divisor(self, number: Any) -> Any:
         return number if number <= _SMALL_DIVISOR else self.number(number)
+
+
+def bits_of(value: Any, dtype: DType) -> int | None:
+    """The bits with which a constant is handed over to a kernel that serves all constants; None for
+    those, few and frequent, that a kernel knows.
+    """
+    if dtype is dtypes.bool_ or repr(value) in ("0.0", "1.0", "-1.0"):
+        return None
+    if isinstance(value, int) and -1 <= value <= _SMALL_DIVISOR:
+        return None
+    bits = scalar_bits(value, dtype.name)
+    return bits - (1 << 64) if bits >> 63 else bits
 
 
 def generic(nest: Nest) -> tuple[Nest, list[int]]:

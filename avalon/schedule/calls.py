@@ -133,11 +133,11 @@ class CallScheduler:
         described = templates.describe(node, self.ready, self.reads_through)
         if described is None:
             return False
-        key, keys = described
+        key, keys, constants = described
         template = templates.find(key)
         elements = size_of(node.shape)
         if template is not None:
-            step = template.step(node, [*keys, node], elements)
+            step = template.step(node, [*keys, node], elements, constants)
             if step is not None:
                 self.schedule.steps.append(step)
                 return True
@@ -145,7 +145,7 @@ class CallScheduler:
         self.add_map(node, node)
         last = self.schedule.steps[-1]
         if len(self.schedule.steps) == before + 1 and isinstance(last, Step):
-            templates.keep(key, last, keys, node, elements)
+            templates.keep(key, last, keys, constants, node, elements)
         return True
 
     def shares_buffer(self, node: Call) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from avalon.graph.node import Call, Constant, Input, Node
 from avalon.graph.primitive import Elementwise
-from avalon.schedule.arrange import cut_of
+from avalon.schedule.arrange import bits_of, cut_of
 from avalon.schedule.loops import Nest
 from avalon.schedule.pull import lowering_of
 from avalon.schedule.steps import Step
@@ -36,7 +36,9 @@ class Template:
     scalars: tuple[bool, ...]
     cost: int
 
-    def step(self, node: Call, keys: list[Node], elements: int) -> Step | None:
+    def step(
+        self, node: Call, keys: list[Node], elements: int, constants: list[int]
+    ) -> Step | None:
         """The step of a call with `elements` elements, if its nest is known."""
         cut = cut_of(elements, elements, self.cost) if elements > 1 else 0
         nest = self.nests.get(bool(cut))
@@ -46,7 +48,7 @@ class Template:
             ("scalar", keys[place]) if scalar else keys[place]
             for place, scalar in zip(self.order, self.scalars, strict=True)
         ]
-        numbers = [cut, elements] if cut else [elements]
+        numbers = [cut, elements, *constants] if cut else [elements, *constants]
         work = -(-elements // cut) if cut else 1
         written = frozenset((self.order.index(len(keys) - 1),))
         return Step(nest, chosen, written, (node,), numbers, work, elements * self.cost)
@@ -54,15 +56,16 @@ class Template:
 
 def describe(
     node: Call, ready: Collection[Node], reads_through: bool
-) -> tuple[Any, list[Node]] | None:
-    """What the template of a call depends on, and the values that its operands come from; None if
-    an operand does not lie like the result.
+) -> tuple[Any, list[Node], list[int]] | None:
+    """What the template of a call depends on, the values that its operands come from, and the bits
+    of constants that are handed over; None if an operand does not lie like the result.
     """
     elements = size_of(node.shape)
     if elements < 2 or elements >= _LONGEST or node.dtype.is_complex:
         return None
     kinds: list[Any] = []
     sources: list[Node] = []
+    constants: list[int] = []
     for operand in node.operands:
         source, spread = operand, False
         while (
@@ -76,7 +79,10 @@ def describe(
             source = source.operands[0]
         kind: Any
         if isinstance(source, Constant):
-            kind = (type(source.value), repr(source.value))
+            bits = bits_of(source.value, source.dtype)
+            kind = (type(source.value), repr(source.value)) if bits is None else "number"
+            if bits is not None and source not in sources:
+                constants.append(bits)
         elif isinstance(source, Input) and source.scalar:
             kind = "scalar"
         elif source not in ready:
@@ -91,18 +97,21 @@ def describe(
         kinds.append((kind, source.dtype.name, first))
         sources.append(source)
     parameters = tuple(sorted(node.parameters.items())) if node.parameters else ()
-    return (node.primitive, node.dtype.name, parameters, tuple(kinds)), sources
+    return (node.primitive, node.dtype.name, parameters, tuple(kinds)), sources, constants
 
 
 def find(key: Any) -> Template | None:
     return _templates.get(key)
 
 
-def keep(key: Any, step: Step, operands: list[Node], node: Call, elements: int) -> None:
+def keep(
+    key: Any, step: Step, operands: list[Node], constants: list[int], node: Call, elements: int
+) -> None:
     """Remember the step of a call for others of its kind, if it is one flat loop."""
     numbers = step.numbers
     cut = cut_of(elements, elements, step.cost // elements)
-    if numbers != ([cut, elements] if cut else [elements]) or step.nest.units:
+    expected = [cut, elements, *constants] if cut else [elements, *constants]
+    if numbers != expected or step.nest.units:
         return
     values = [*operands, node]
     order, scalars = [], []

@@ -169,3 +169,22 @@ def test_a_long_chain_is_cut_in_kernels(tier):
     for _ in range(700):
         expected = (expected + values)[::-1]
     np.testing.assert_array_equal(found.as_numpy(dtypes.float32, (9,)), expected)
+
+
+def test_cold_kernels_serve_all_constants():
+    def scaled(factor, shape):
+        graph = Graph("scaled")
+        x = graph.input(shape, dtypes.float32)
+        graph.outputs = [ops.multiply(x, x.constant(factor))]
+        return graph
+
+    kernels = set()
+    for factor, shape in ((0.25, (5,)), (-3.5, (6,)), (float("inf"), (2, 7)), (1e-30, (9,))):
+        graph = scaled(factor, shape)
+        kernels |= plan_graph(graph, "cold", named("")).kernels.keys()
+        values = np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+        (found,) = compile_graph(graph, "cold").run([Buffer.from_numpy(values)])
+        with np.errstate(invalid="ignore", under="ignore"):
+            expected = values * np.float32(factor)
+        np.testing.assert_array_equal(found.as_numpy(dtypes.float32, shape), expected)
+    assert len(kernels) == 1
