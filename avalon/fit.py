@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -123,7 +124,7 @@ def fit(
     if resume and checkpoint is not None and Path(checkpoint).exists():
         state.load(Path(checkpoint))
     show = Progress(epochs, progress)
-    run = _Run(model, loss, step, measured, state, show, schedule, optimizer)
+    run = _Run(model, loss, optimizer, schedule, step, measured, state, show)
     history = state.history
     with in_mode(model, training=True), _deferred_interrupts() as interrupted:
         try:
@@ -230,29 +231,22 @@ class _Measured:
         return ["loss", *(self.metrics or {})]
 
 
+@dataclass
 class _Run:
     """The epochs of one run."""
 
-    def __init__(
-        self,
-        model: Any,
-        loss: Callable[[Any, Any], Tensor],
-        step: CompiledStep,
-        measured: _Measured,
-        state: RunState,
-        show: Progress,
-        schedule: Any,
-        optimizer: Any,
-    ) -> None:
-        self.model = model
-        self.loss = loss
-        self.step = step
-        self.measured = measured
-        self.state = state
-        self.show = show
-        self.schedule = schedule
-        self.optimizer = optimizer
-        self.rewind = Rewind(state)
+    model: Any
+    loss: Callable[[Any, Any], Tensor]
+    optimizer: Optimizer
+    schedule: Any
+    step: CompiledStep
+    measured: _Measured
+    state: RunState
+    show: Progress
+    start: float = 0.0  # of the epoch
+
+    def __post_init__(self) -> None:
+        self.rewind = Rewind(self.state)
 
     def epoch(self, loader: Iterable[Any]) -> Iterator[None]:
         """Take the steps of an epoch, or of what is left of it, one each time it is resumed."""

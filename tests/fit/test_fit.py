@@ -308,6 +308,27 @@ def test_a_resumed_run_has_the_bits_of_one_never_stopped(tmp_path, after):
     assert not history.interrupted
 
 
+@pytest.mark.parametrize("way", ["with parameters", "with a schedule object"])
+def test_optimizers_of_every_kind_resume(tmp_path, way):
+    path = tmp_path / "run.safetensors"
+
+    def run(model, epochs, **options):
+        optimizer = adam(model) if way == "with parameters" else adam()
+        schedule = None
+        if way == "with a schedule object":
+            schedule = av.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+        fit(model, optimizer=optimizer, schedule=schedule, epochs=epochs, **options)
+
+    whole, parts = Net(), Net()
+    av.manual_seed(1)
+    run(whole, 4)
+    av.manual_seed(1)
+    run(parts, 2, checkpoint=path)
+    resumed = Net(seed=9)
+    run(resumed, 4, checkpoint=path, resume=True)
+    assert bits(resumed) == bits(whole)
+
+
 def test_checkpoints_within_an_epoch(tmp_path):
     path = tmp_path / "run.safetensors"
     saved = []
