@@ -21,6 +21,7 @@ from avalon.codegen.target import Target
 from avalon.dtype import DType
 
 _COPY, _TURN, _GATHER = 2.0, 4.0, 18.0  # cycles to pack a vector
+_AGAIN = 0.3  # of the cost of packing a vector, to read it again
 _STORE = 6.0  # cycles to hand a vector to the epilogue
 _TILE = 20.0  # cycles to begin a tile and to keep its sums
 _UNIT, _BLOCK = 300.0, 100.0  # cycles to begin a unit of work, and a block in it
@@ -85,7 +86,8 @@ class _Model:
         lines and count twice.
         """
         sums = rows * vectors
-        return max(sums / 2, (rows + 2 * vectors + 1) / 2, 4.0 if sums < 8 else 0.0) + 0.5
+        busy = max(sums / 2, (rows + 2 * vectors + 1) / 2, 4.0 if sums < 8 else 0.0)
+        return 1.25 * busy + 0.5
 
     def balanced(self, cost: float, schedule: Schedule) -> float:
         """The cost with what it takes to begin units, and what threads lose that wait for the
@@ -226,7 +228,7 @@ class _Model:
             cost += rows * lanes / self.width * _TURN
         vectors = self.summed * lanes / self.width
         if schedule.pack_lanes:
-            repeats = 1 if schedule.resident else row_groups
+            repeats = 1 + _AGAIN * row_groups if schedule.resident else row_groups
             cost += vectors * self.packing(x_in_lanes) * repeats
         else:
             # Long strides cost more than the loads that the tile's own count holds.
@@ -278,7 +280,8 @@ class _Model:
         x_groups, w_groups = groups_of(self.problem, schedule)
         packed = schedule.w_unit * self._span_length() * self.size
         resident = prod(x_groups) > 1 and packed <= _RESIDENT
-        repeats = 1 if resident else prod(x_groups)
+        # Packed lanes that stay are read again from the second cache by every unit.
+        repeats = 1 + _AGAIN * prod(x_groups) if resident else prod(x_groups)
         positions = self.images * prod(self.outputs)
         cost += self._copying(box, x_groups, 1) * w_groups
         cost += self._storing(prod(box) * schedule.w_unit)
