@@ -95,7 +95,7 @@ class Optimizer:
         return rate
 
     @lr.setter
-    def lr(self, rate: float) -> None:
+    def lr(self, rate: float | Tensor) -> None:
         for group in (self.defaults, *self.param_groups):
             group["lr"] = rate
 
