@@ -25,6 +25,7 @@ from avalon.tensor.interchange import readable
 from avalon.tensor.layout import iterated_strides, spread_strides
 from avalon.tensor.operators import broadcast_to, cast_to
 from avalon.tensor.writes import assign_, check_in_place, check_overlap, copy_, fill_
+from avalon.tracing.modes import modes
 from avalon.tracing.values import Value
 
 
@@ -345,12 +346,35 @@ def get_item(x: Tensor, index: Any) -> Tensor:
         window = views.cut(x, [None] * x.ndim, x.shape, (1,) * x.ndim)
     if not any(array is not None for array in arrays):
         return window
+    if window._cell.memory is not None:
+        picked = _picked(window, arrays)
+        if picked is not None:
+            return picked
     how = _advanced(window, arrays)
     taken = ops.take(_flattened(window, how), how.flat)
     result = _transposed(taken, how.result)
     if window._strides is not None or any(a is not None and a._strides is not None for a in arrays):
         result._set_strides(_result_strides(window, arrays, how, result.shape))
     return result
+
+
+def _picked(window: Tensor, arrays: Sequence[Tensor | None]) -> Tensor | None:
+    """The elements, taken at once, of memory that others can write: a batch of a large array of the
+    user's is read without a snapshot of it all. None where that does not fit.
+    """
+    memory = window._cell.foreign()
+    fits = (
+        memory is not None
+        and modes.replay is None
+        and window._strides is None
+        and not window.requires_grad
+        and all(array is None or array.value().known for array in arrays)
+    )
+    if memory is None or not fits:
+        return None
+    index = tuple(slice(None) if array is None else array.value().host() for array in arrays)
+    found = memory.window(window.shape, window.stride(), window._offset)[index]
+    return Tensor._make(Value.from_numpy(found, window.dtype))
 
 
 def _result_strides(

@@ -38,6 +38,20 @@ def test_from_numpy_of_strided_arrays():
         av.from_numpy(np.array(["a"]))
 
 
+def test_batches_of_a_shared_array_copy_only_the_batch():
+    array = np.arange(4_000_000, dtype=np.float32).reshape(1000, 4000)
+    x = av.from_numpy(array)
+    rows = np.array([5, 999, 5])
+    batch = x[rows]
+    assert batch.value().known
+    assert batch.tolist() == array[rows].tolist()
+    assert x[rows, 3].tolist() == array[rows, 3].tolist()
+    assert x[:, [1, 2]].tolist() == array[:, [1, 2]].tolist()
+    assert x[[-1]].tolist() == array[[-1]].tolist()
+    array[5] = 0
+    assert batch[0, 1].item() == 20001.0
+
+
 def test_numpy_is_a_view_both_ways():
     x = av.tensor([1.0, 2.0, 3.0])
     array = x.numpy()
@@ -116,7 +130,8 @@ def test_python_conversions():
     assert [row.tolist() for row in av.tensor([[1, 2], [3, 4]])] == [[1, 2], [3, 4]]
     assert 2 in av.tensor([1, 2])
     assert f"{av.tensor(1.25):.1f}" == "1.2"
-    for wrong in (av.tensor([1, 2]).item, lambda: bool(av.tensor([1, 2])), lambda: bool(av.ones(0))):
+    two = av.tensor([1, 2])
+    for wrong in (two.item, lambda: bool(two), lambda: bool(av.ones(0))):
         with pytest.raises(RuntimeError):
             wrong()
     with pytest.raises(TypeError):
