@@ -85,4 +85,5 @@ def _(*xs, function_key: str, shapes: tuple[tuple[int, ...], ...], dtypes: tuple
 host_call.no_gradient("Python functions need av.custom_gradient to be differentiated")
 host_call.lowering("host_call")
 
+# what the samples of host_call call
 register_host_function("identity", lambda x: x)

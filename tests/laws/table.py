@@ -78,7 +78,5 @@ def cases(primitive: Primitive, dtype: DType) -> Iterator[Case]:
             yield case
 
 
-PAIRS = [
-    (primitive, dtype) for primitive in table().values() for dtype in accepted(primitive)
-]  # fmt: skip
+PAIRS = [(primitive, dtype) for primitive in table().values() for dtype in accepted(primitive)]
 NAMES = [f"{primitive.name}-{dtype.name}" for primitive, dtype in PAIRS]
