@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from avalon.random import Counter, Generator, default_generator
 from avalon.replay.snapshot import Change, Snapshot, missing
 from avalon.runtime.buffer import Buffer
-from avalon.tensor.core import Cell, Tensor
+from avalon.tensor.cell import Cell
+from avalon.tensor.core import Tensor
 from avalon.tracing.modes import modes
 from avalon.tracing.values import Pending, Value, compute, recorder
 

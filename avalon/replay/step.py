@@ -29,7 +29,8 @@ from avalon.replay.recording import (
 )
 from avalon.replay.snapshot import Changed, missing
 from avalon.settings import settings
-from avalon.tensor.core import Cell, Tensor
+from avalon.tensor.cell import Cell
+from avalon.tensor.core import Tensor
 from avalon.tensor.creation import get_default_dtype, tensor
 from avalon.tracing import execute
 from avalon.tracing.modes import modes

@@ -6,7 +6,8 @@ walks back, `interchange` exchanges them with Python and NumPy, `display` prints
 """
 
 from avalon.tensor import indexing as _indexing, views as _views
-from avalon.tensor.core import Cell, Kind, Move, Tensor, method, source, wrap
+from avalon.tensor.cell import Cell, Kind, Move
+from avalon.tensor.core import Tensor, method, source, wrap
 from avalon.tensor.creation import (
     as_tensor,
     constant_tensor,

@@ -16,15 +16,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from avalon.device import CPU, Device
 from avalon.dtype import DType
 from avalon.errors import AutogradError, DTypeError, ShapeError, TraceError
 from avalon.graph.primitive import Elementwise, Primitive
 from avalon.shape import Shape, contiguous_strides
+from avalon.tensor.cell import Cell, Kind, Move
 from avalon.tensor.layout import elementwise_strides
 from avalon.tracing.history import History, Hook, Leaf, next_hook_number
 from avalon.tracing.modes import modes
@@ -39,46 +38,6 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # How a view came to be, which decides whether it may be written in place in grad mode.
 DEFAULT, NO_GRAD, MULTIPLE = "default", "no_grad", "multiple"
-
-
-class Memory(Protocol):
-    """Memory that others can write: a cell that has it reads snapshots and writes at once."""
-
-    def alive(self) -> bool:
-        """True while somebody else can see it."""
-        ...
-
-    def window(self, shape: Shape, strides: Shape, offset: int) -> NDArray[Any]:
-        """The array at these strides and offset, in elements."""
-        ...
-
-    def settle(self) -> Value:
-        """The cell's value, once nobody else sees the memory."""
-        ...
-
-
-class Cell:
-    """Storage: a value that writes replace. `version` counts the writes, through whatever tensor.
-
-    `shape` and `strides` say how the storage's elements lie, as PyTorch would lay them.
-    """
-
-    __slots__ = ("__weakref__", "memory", "shape", "strides", "value", "version")
-
-    def __init__(self, value: Value | None, shape: Shape, strides: Shape | None = None) -> None:
-        self.value: Any = value
-        self.version = 0
-        self.memory: Memory | None = None
-        self.shape = shape
-        self.strides = strides
-
-    def foreign(self) -> Memory | None:
-        """The memory, if others can still see it."""
-        memory = self.memory
-        if memory is not None and not memory.alive():
-            self.value = memory.settle()
-            self.memory = memory = None
-        return memory
 
 
 class Counter:
@@ -101,32 +60,6 @@ class Counter:
             base = reference()
             if base is not None:
                 base._written = base._edge()
-
-
-class Kind(NamedTuple):
-    """A shape and a dtype, where a tensor's value does not matter."""
-
-    shape: Shape
-    dtype: DType
-
-
-class Move(NamedTuple):
-    """One movement of a window: a primitive, its run-time operands, its parameters, what it
-    gives.
-    """
-
-    primitive: Primitive
-    operands: tuple[Value, ...]
-    parameters: dict[str, Any]
-    shape: Shape
-
-    @staticmethod
-    def of(primitive: Primitive, x: Any, *operands: Value, **parameters: Any) -> Move:
-        """The movement of something of `x`'s shape and dtype; errors come from the primitive's
-        rule.
-        """
-        shape, _ = primitive.infer((x, *operands), parameters)
-        return Move(primitive, operands, parameters, shape)
 
 
 class Tensor(Installed):

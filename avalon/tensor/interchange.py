@@ -23,7 +23,8 @@ from avalon.errors import AutogradError
 from avalon.graph.interpret import from_storage
 from avalon.runtime.buffer import Buffer
 from avalon.shape import Shape, contiguous_strides
-from avalon.tensor.core import Cell, Move, Tensor, method
+from avalon.tensor.cell import Cell, Move
+from avalon.tensor.core import Tensor, method
 from avalon.tensor.creation import (
     from_numpy,
     tensor,

@@ -15,7 +15,8 @@ from typing import Any
 from avalon import ops
 from avalon.errors import ShapeError
 from avalon.shape import Shape, contiguous_strides, normalize_axis
-from avalon.tensor.core import DEFAULT, MULTIPLE, Kind, Move, Tensor, method
+from avalon.tensor.cell import Kind, Move
+from avalon.tensor.core import DEFAULT, MULTIPLE, Tensor, method
 from avalon.tensor.operators import scalar_value
 
 

@@ -20,7 +20,8 @@ from avalon.dtype import DType, category
 from avalon.errors import AutogradError, DTypeError, ShapeError
 from avalon.shape import broadcast_shapes
 from avalon.tensor import operators
-from avalon.tensor.core import Move, Tensor, method, wrap
+from avalon.tensor.cell import Move
+from avalon.tensor.core import Tensor, method, wrap
 from avalon.tensor.creation import as_tensor, constant_tensor
 from avalon.tensor.layout import is_dense
 from avalon.tensor.operators import broadcast_to, cast_to, is_operand, result_type

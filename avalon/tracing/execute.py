@@ -152,7 +152,7 @@ def run_nodes(nodes: Sequence[Node], wanted: Sequence[Node], feeds: list[Any]) -
     needed = _needed(wanted)
     graph = Graph("part")
     copies: dict[Node, Node] = {}
-    given = []
+    given: list[Any] = []
     inputs = iter(feeds)
     for node in nodes:
         feed = next(inputs) if isinstance(node, Input) else None

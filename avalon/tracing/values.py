@@ -247,10 +247,23 @@ class Recorder:
     def bound(self) -> None:
         """Run what is pending if it has grown past the settings' bounds."""
         if len(self.values) >= settings.pending_calls or self.bytes >= settings.pending_bytes:
-            dead = sum(held() is None for held in self.values)
-            if dead > 0.9 * len(self.values):
-                _notice_unread(dead)
+            unread = self._unread()
+            if unread > 0.9 * len(self.values):
+                _notice_unread(unread)
             self.flush()
+
+    def _unread(self) -> int:
+        """How many pending calls no value that somebody holds depends on."""
+        held = (value() for value in self.values)
+        needed = {value.node for value in held if value is not None}
+        unread = 0
+        for node in reversed(self.graph.nodes):
+            if isinstance(node, Call):
+                if node in needed:
+                    needed.update(node.operands)
+                else:
+                    unread += 1
+        return unread
 
 
 def compute(pending: Pending, tier: str | None = None) -> None:
@@ -310,21 +323,6 @@ def _commit_healthy(pending: Pending, nodes: Sequence[Node], failure: IndexOutOf
     finally:
         left = [value for value in pending.live if value.buffer is None]
         _fail(left, pending.rebound, failure)
-
-
-def _untouched(pending: Pending) -> list[Value]:
-    """The values that depend neither on a check nor on a write: a failed check is not their fault,
-    and nothing of them has to be undone.
-    """
-    written = {id(holder.value) for reference, _ in pending.rebound if (holder := reference())}
-    touched = {id(value.node) for value in pending.live if id(value) in written}
-    for node in pending.graph.nodes:
-        if isinstance(node, Call) and (
-            node.primitive is ops.check_index
-            or any(id(operand) in touched for operand in node.operands)
-        ):
-            touched.add(id(node))
-    return [value for value in pending.live if id(value.node) not in touched]
 
 
 def _fail(
