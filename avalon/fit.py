@@ -27,7 +27,7 @@ from avalon.data.batches import Batch, as_batch, as_batches, number_of_batches
 from avalon.dtype import float64
 from avalon.functions import argmax, clamp
 from avalon.history import History
-from avalon.model import call, in_mode
+from avalon.model import in_mode
 from avalon.nn.utils.clip import get_total_norm
 from avalon.nonfinite import explain
 from avalon.optim import Optimizer, update
@@ -321,7 +321,7 @@ class _Run:
 def _forward(model: Any, batch: Batch) -> tuple[Any, Any]:
     """The model's outputs and the target; a batch of one tensor is its own target."""
     inputs = batch[:-1] or batch
-    return call(model, *inputs), batch[-1]
+    return model(*inputs), batch[-1]
 
 
 def _no_batches(epoch: int) -> str:

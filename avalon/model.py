@@ -14,7 +14,6 @@ from typing import Any
 
 from avalon import struct
 from avalon.data.dataset import TensorDataset
-from avalon.errors import AvalonError
 from avalon.functions.shaping import cat
 from avalon.state import IncompatibleKeys, copy_state
 from avalon.tensor import Tensor, no_grad
@@ -104,19 +103,6 @@ def in_mode(model: Any, training: bool) -> Iterator[None]:
             node.training = mode
 
 
-def call(model: Any, *inputs: Any) -> Any:
-    """`model(*inputs)`; an error in a layer of a plain object says where in the object it is."""
-    try:
-        return model(*inputs)
-    except AvalonError as error:
-        layer = getattr(error, "layer", None)
-        if layer is not None and not hasattr(model, "_parameters"):
-            path = next((path for path, node in struct.walk(model) if node is layer), "")
-            if path:
-                error.args = (f"{error.args[0]}\n  at {type(model).__name__}.{path}",)
-        raise
-
-
 def predict(model: Any, x: Any, batch_size: int = 256) -> Any:
     """The model's outputs for all rows of `x`, computed in batches, in evaluation mode.
 
@@ -136,7 +122,7 @@ def predict(model: Any, x: Any, batch_size: int = 256) -> Any:
         raise ValueError("[predict] x has no rows: there is nothing to predict")
     with in_mode(model, training=False), no_grad():
         parts = [
-            call(model, *inputs.take(range(start, min(start + batch_size, len(inputs)))))
+            model(*inputs.take(range(start, min(start + batch_size, len(inputs)))))
             for start in range(0, len(inputs), batch_size)
         ]
         return _joined(parts)
