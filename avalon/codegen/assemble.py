@@ -16,15 +16,7 @@ from avalon.codegen.libraries import library_kernels
 from avalon.codegen.target import Target
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Node
-from avalon.runtime.plan import (
-    Argument,
-    BufferSpec,
-    CheckSpec,
-    InputSpec,
-    Kernel,
-    Launch,
-    Plan,
-)  # fmt: skip
+from avalon.runtime.plan import Argument, BufferSpec, CheckSpec, InputSpec, Kernel, Launch, Plan
 from avalon.schedule.arrange import generic
 from avalon.schedule.donation import donated_pairs
 from avalon.schedule.loops import Nest

@@ -18,7 +18,6 @@ from avalon import dtype as dtypes
 from avalon.codegen.emit import Emit, Pointer, Value
 from avalon.codegen.reduction import extreme, reduce
 from avalon.codegen.target import Target
-from avalon.dtype import DType
 from avalon.graph.primitive import lookup
 from avalon.runtime.plan import Kernel
 from avalon.schedule.index import Affine, Axis, Dynamic, Quotient, Slot
@@ -35,7 +34,7 @@ from avalon.schedule.loops import (
     Scalar,
     Stage,
     Store,
-)  # fmt: skip
+)
 
 _LINE = 64  # private buffers start at cache lines
 
@@ -592,8 +591,3 @@ def _widest(expression: Expression, seen: set[int]) -> int:
     for child in children:
         widest = max(widest, _widest(child, seen))
     return widest
-
-
-def dtype_of(nest: Nest, argument: int) -> DType:
-    """The element type of a buffer of the nest."""
-    return nest.arguments[argument][1] if argument >= 0 else nest.locals[-argument - 1][0]

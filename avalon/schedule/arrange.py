@@ -30,7 +30,7 @@ from avalon.schedule.loops import (
     Scalar,
     Stage,
     Store,
-)  # fmt: skip
+)
 
 _UNIT = 16384  # elementary operations of a unit, about
 _UNITS = 16  # units that are enough for any number of threads

@@ -18,14 +18,7 @@ from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Input, Node
 from avalon.graph.primitive import Elementwise
 from avalon.schedule import order, templates
-from avalon.schedule.arrange import (
-    choose_units,
-    cost_of,
-    generic,
-    join_loops,
-    mark_wide,
-    work_of,
-)  # fmt: skip
+from avalon.schedule.arrange import choose_units, cost_of, generic, join_loops, mark_wide, work_of
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.index import Affine, Axis, SplitAxis, variable
 from avalon.schedule.loops import (
@@ -40,7 +33,7 @@ from avalon.schedule.loops import (
     Reduce,
     Stage,
     Store,
-)  # fmt: skip
+)
 from avalon.schedule.pull import SMALL_REDUCTION, Puller, lowering_of, storage
 from avalon.schedule.pull_values import beats
 from avalon.schedule.steps import LibraryStep, Operand, Schedule, Step, Temporary, Value

@@ -10,15 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from avalon.schedule.index import Affine
-from avalon.schedule.loops import (
-    Apply,
-    Coordinate,
-    Expression,
-    Extreme,
-    Inside,
-    Load,
-    Reduce,
-)  # fmt: skip
+from avalon.schedule.loops import Apply, Coordinate, Expression, Extreme, Inside, Load, Reduce
 from avalon.schedule.steps import Step, Value
 
 

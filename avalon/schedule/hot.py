@@ -26,7 +26,7 @@ from avalon.schedule.index import (
     combine,
     constant,
     variable,
-)  # fmt: skip
+)
 from avalon.schedule.loops import Expression, Load, Nest, Stage, Store
 from avalon.schedule.pull import Guards, Puller, storage
 from avalon.schedule.steps import Schedule, Step

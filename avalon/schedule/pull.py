@@ -19,24 +19,8 @@ from avalon import dtype as dtypes
 from avalon.dtype import DType
 from avalon.graph.node import Call, Constant, Input, Node
 from avalon.graph.primitive import Elementwise, Primitive, Reduction
-from avalon.schedule.index import (
-    Affine,
-    Axis,
-    Dynamic,
-    address,
-    constant,
-    divide,
-    variable,
-)  # fmt: skip
-from avalon.schedule.loops import (
-    Apply,
-    Coordinate,
-    Expression,
-    Inside,
-    Load,
-    Number,
-    Scalar,
-)  # fmt: skip
+from avalon.schedule.index import Affine, Axis, Dynamic, address, constant, divide, variable
+from avalon.schedule.loops import Apply, Coordinate, Expression, Inside, Load, Number, Scalar
 from avalon.schedule.steps import Temporary
 
 Coordinates = tuple[Affine, ...]
