@@ -408,13 +408,14 @@ class Program:
             return ("number", self.random.choice(names), one, self.number())
         if choice < 0.8:
             return ("number", "__pow__", one, 2)
-        if choice < 0.9:
+        if choice < 0.87:
             tensor = world.tensors[one]
             shape = () if tensor is None else tuple(tensor.shape)
             return ("get", one, self.index(shape, True))
-        if choice < 0.95:
+        if choice < 0.92:
             return ("get_mask", one, float(self.random.randint(-1, 1)))
-        return ("unary", "__neg__", one)
+        names = ["__neg__", "abs", "relu", "sum" if _sums_exactly(world.tensors[one]) else "relu"]
+        return ("unary", self.random.choice(names), one)
 
     def write(self, world: World) -> tuple[Any, ...]:
         one, other = self.pick(world), self.pick(world)
@@ -521,6 +522,14 @@ def _tangled(target: Any, source: Any) -> bool:
     if target.untyped_storage().data_ptr() != source.untyped_storage().data_ptr():
         return False
     return not (_is_dense(target) and _is_dense(source))
+
+
+def _sums_exactly(tensor: Any) -> bool:
+    """Sums are compared where no order of additions rounds."""
+    if tensor is None or tensor.dtype != torch.float64:
+        return False
+    small = tensor.detach() * 1024
+    return bool((small.abs() < 2**30).all() and (small == small.round()).all())
 
 
 def _is_dense(tensor: Any) -> bool:
