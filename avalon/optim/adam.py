@@ -14,10 +14,7 @@ from avalon.optim.optimizer import (
     Optimizer,
     State,
     check,
-    decayed,
-    gather_squares,
     like,
-    move_towards,
 )
 from avalon.tensor import Tensor
 
@@ -98,17 +95,18 @@ class Adam(_Averages):
         lr, weight_decay = group["lr"], group["weight_decay"]
         value: Tensor = parameter
         if not self.decoupled:
-            gradient = decayed(parameter, gradient, weight_decay)
+            gradient = self.decayed(parameter, gradient, weight_decay)
         elif weight_decay != 0:
-            value = parameter * (1 - lr * weight_decay)
-        mean = move_towards(state["exp_avg"], gradient, 1 - beta1)
-        square = gather_squares(state["exp_avg_sq"], gradient, beta2)
+            value = parameter * self.scalar(1 - lr * weight_decay, parameter)
+        mean = self.move_towards(state["exp_avg"], gradient, 1 - beta1)
+        square = self.gather_squares(state["exp_avg_sq"], gradient, beta2)
         if group["amsgrad"]:
             square = state["max_exp_avg_sq"].assign_(maximum(state["max_exp_avg_sq"], square))
         first, second = self._correction(state, beta1), self._correction(state, beta2)
         step_size = self.shared(("size", id(first), id(group)), lambda: -(lr / first))
         root = self.shared(("root", id(second)), lambda: second.sqrt())
-        parameter.assign_(value + mean * step_size / (square.sqrt() / root + group["eps"]))
+        size = square.sqrt() / self.scalar(root, parameter) + self.scalar(group["eps"], parameter)
+        parameter.assign_(value + mean * self.scalar(step_size, parameter) / size)
 
 
 class AdamW(Adam):
@@ -160,8 +158,8 @@ class Adamax(_Averages):
 
     def _update(self, parameter: Tensor, gradient: Tensor, state: State, group: Group) -> None:
         beta1, beta2 = group["betas"]
-        gradient = decayed(parameter, gradient, group["weight_decay"])
-        mean = move_towards(state["exp_avg"], gradient, 1 - beta1)
+        gradient = self.decayed(parameter, gradient, group["weight_decay"])
+        mean = self.move_towards(state["exp_avg"], gradient, 1 - beta1)
         largest = maximum(state["exp_inf"] * beta2, gradient.abs() + group["eps"])
         state["exp_inf"].assign_(largest)
         step_size = group["lr"] / self._correction(state, beta1)
@@ -215,13 +213,13 @@ class NAdam(_Averages):
         if group["decoupled_weight_decay"]:
             value = parameter * (1 - lr * group["weight_decay"])
         else:
-            gradient = decayed(parameter, gradient, group["weight_decay"])
+            gradient = self.decayed(parameter, gradient, group["weight_decay"])
         step = self._steps(state)
         now = beta1 * (1.0 - 0.5 * (0.96 ** (step * decay)))
         after = beta1 * (1.0 - 0.5 * (0.96 ** ((step + 1) * decay)))
         product = state["mu_product"].assign_(state["mu_product"] * now.to(parameter.dtype))
-        mean = move_towards(state["exp_avg"], gradient, 1 - beta1)
-        square = gather_squares(state["exp_avg_sq"], gradient, beta2)
+        mean = self.move_towards(state["exp_avg"], gradient, 1 - beta1)
+        square = self.gather_squares(state["exp_avg_sq"], gradient, beta2)
         spread = (square / self._correction(state, beta2)).sqrt() + group["eps"]
         value = value + gradient * (-lr * (1.0 - now) / (1.0 - product)) / spread
         parameter.assign_(value + mean * (-lr * after / (1.0 - product * after)) / spread)
@@ -267,9 +265,9 @@ class RAdam(_Averages):
         if group["decoupled_weight_decay"]:
             value = parameter * (1 - lr * group["weight_decay"])
         else:
-            gradient = decayed(parameter, gradient, group["weight_decay"])
-        mean = move_towards(state["exp_avg"], gradient, 1 - beta1)
-        square = gather_squares(state["exp_avg_sq"], gradient, beta2)
+            gradient = self.decayed(parameter, gradient, group["weight_decay"])
+        mean = self.move_towards(state["exp_avg"], gradient, 1 - beta1)
+        square = self.gather_squares(state["exp_avg_sq"], gradient, beta2)
         step, second = self._steps(state), self._correction(state, beta2)
         limit = 2 / (1 - beta2) - 1
         length = limit - 2 * step * (beta2**step) / second

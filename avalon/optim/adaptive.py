@@ -14,10 +14,7 @@ from avalon.optim.optimizer import (
     Optimizer,
     State,
     check,
-    decayed,
-    gather_squares,
     like,
-    move_towards,
 )
 from avalon.tensor import Tensor
 
@@ -69,18 +66,20 @@ class RMSprop(Optimizer):
         return state
 
     def _update(self, parameter: Tensor, gradient: Tensor, state: State, group: Group) -> None:
-        gradient = decayed(parameter, gradient, group["weight_decay"])
-        square = gather_squares(state["square_avg"], gradient, group["alpha"])
+        gradient = self.decayed(parameter, gradient, group["weight_decay"])
+        square = self.gather_squares(state["square_avg"], gradient, group["alpha"])
         if group["centered"]:
-            mean = move_towards(state["grad_avg"], gradient, 1 - group["alpha"])
+            mean = self.move_towards(state["grad_avg"], gradient, 1 - group["alpha"])
             square = square - mean * mean
-        size = square.sqrt() + group["eps"]
+        size = square.sqrt() + self.scalar(group["eps"], parameter)
+        rate = self.scalar(-group["lr"], parameter)
         if group["momentum"] > 0:
             velocity = state["momentum_buffer"]
-            velocity.assign_(velocity * group["momentum"] + gradient / size)
-            parameter.assign_(parameter + velocity * -group["lr"])
+            kept = velocity * self.scalar(group["momentum"], parameter)
+            velocity.assign_(kept + gradient / size)
+            parameter.assign_(parameter + velocity * rate)
         else:
-            parameter.assign_(parameter + gradient * -group["lr"] / size)
+            parameter.assign_(parameter + gradient * rate / size)
 
 
 class Adagrad(Optimizer):
@@ -124,7 +123,7 @@ class Adagrad(Optimizer):
         return {"step": None, "sum": start}
 
     def _update(self, parameter: Tensor, gradient: Tensor, state: State, group: Group) -> None:
-        gradient = decayed(parameter, gradient, group["weight_decay"])
+        gradient = self.decayed(parameter, gradient, group["weight_decay"])
         step = state["step"].to(dtypes.float64)
         rate = group["lr"] / (1 + (step - 1) * group["lr_decay"])
         total = state["sum"].assign_(state["sum"] + gradient * gradient)
@@ -161,8 +160,8 @@ class Adadelta(Optimizer):
 
     def _update(self, parameter: Tensor, gradient: Tensor, state: State, group: Group) -> None:
         rho, eps = group["rho"], group["eps"]
-        gradient = decayed(parameter, gradient, group["weight_decay"])
-        square = gather_squares(state["square_avg"], gradient, rho)
+        gradient = self.decayed(parameter, gradient, group["weight_decay"])
+        square = self.gather_squares(state["square_avg"], gradient, rho)
         step = (state["acc_delta"] + eps).sqrt() / (square + eps).sqrt() * gradient
-        gather_squares(state["acc_delta"], step, rho)
+        self.gather_squares(state["acc_delta"], step, rho)
         parameter.assign_(parameter + step * -group["lr"])

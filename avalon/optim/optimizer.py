@@ -17,7 +17,7 @@ from typing import Any
 
 from avalon.errors import CheckpointError
 from avalon.functions import zeros, zeros_like
-from avalon.tensor import Tensor, enable_grad, no_grad, synchronize
+from avalon.tensor import Tensor, as_tensor, enable_grad, no_grad, synchronize
 from avalon.tracing.modes import modes
 
 State = dict[str, Any]
@@ -201,6 +201,33 @@ class Optimizer:
             self._shared[key] = make()
         return self._shared[key]
 
+    def scalar(self, number: Any, like: Tensor) -> Tensor:
+        """A setting as a tensor of `like`'s dtype: one run-time argument for all parameters."""
+        key = ("scalar", id(number) if isinstance(number, Tensor) else number, like.dtype)
+        # the number is held too: its id stands for it
+        held: tuple[Any, Tensor] = self.shared(
+            key, lambda: (number, as_tensor(number, dtype=like.dtype))
+        )
+        return held[1]
+
+    def decayed(self, parameter: Tensor, gradient: Tensor, weight_decay: float) -> Tensor:
+        """The gradient plus weight_decay times the parameter."""
+        if weight_decay == 0:
+            return gradient
+        return gradient + parameter * self.scalar(weight_decay, parameter)
+
+    def move_towards(self, average: Tensor, value: Tensor, weight: float) -> Tensor:
+        """average + weight * (value - average), into `average`, computed from the nearer end."""
+        step = value - average
+        if weight < 0.5:
+            return average.assign_(average + step * self.scalar(weight, average))
+        return average.assign_(value - step * self.scalar(1 - weight, average))
+
+    def gather_squares(self, average: Tensor, value: Tensor, beta: float) -> Tensor:
+        """beta * average + (1 - beta) * value**2, written into `average`."""
+        kept = average * self.scalar(beta, average)
+        return average.assign_(kept + value * self.scalar(1 - beta, average) * value)
+
     # --- state ----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -282,20 +309,3 @@ def check(name: str, **settings: float) -> None:
                 )
         elif not value >= 0.0:
             raise ValueError(f"[{name}] Invalid {key} value: {value}; expected at least 0")
-
-
-def decayed(parameter: Tensor, gradient: Tensor, weight_decay: float) -> Tensor:
-    """The gradient plus weight_decay times the parameter."""
-    return gradient if weight_decay == 0 else gradient + parameter * weight_decay
-
-
-def move_towards(average: Tensor, value: Tensor, weight: float) -> Tensor:
-    """average + weight * (value - average), into `average`, computed from the nearer end."""
-    if weight < 0.5:
-        return average.assign_(average + (value - average) * weight)
-    return average.assign_(value - (value - average) * (1 - weight))
-
-
-def gather_squares(average: Tensor, value: Tensor, beta: float) -> Tensor:
-    """beta * average + (1 - beta) * value**2, written into `average`."""
-    return average.assign_(average * beta + value * (1 - beta) * value)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from avalon.optim.optimizer import Group, Optimizer, State, check, decayed
+from avalon.optim.optimizer import Group, Optimizer, State, check
 from avalon.tensor import Tensor
 
 
@@ -53,13 +53,20 @@ class SGD(Optimizer):
         )
 
     def _update(self, parameter: Tensor, gradient: Tensor, state: State, group: Group) -> None:
-        gradient = decayed(parameter, gradient, group["weight_decay"])
+        gradient = self.decayed(parameter, gradient, group["weight_decay"])
         momentum = group["momentum"]
         if momentum != 0:
             velocity = state.get("momentum_buffer")
             if velocity is None:
                 velocity = state["momentum_buffer"] = gradient.clone()
             else:
-                velocity.assign_(velocity * momentum + gradient * (1 - group["dampening"]))
-            gradient = gradient + velocity * momentum if group["nesterov"] else velocity
-        parameter.assign_(parameter + gradient * -group["lr"])
+                kept = velocity * self.scalar(momentum, gradient)
+                share = gradient
+                if group["dampening"] != 0:
+                    share = gradient * self.scalar(1 - group["dampening"], gradient)
+                velocity.assign_(kept + share)
+            if group["nesterov"]:
+                gradient = gradient + velocity * self.scalar(momentum, gradient)
+            else:
+                gradient = velocity
+        parameter.assign_(parameter + gradient * self.scalar(-group["lr"], parameter))
