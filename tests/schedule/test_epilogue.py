@@ -100,3 +100,70 @@ def test_a_reduction_that_follows_is_a_kernel_of_its_own() -> None:
     notes, found = _ran(build, arrays, "hot")
     assert found == _ran(build, arrays, "plain")[1]
     assert len(notes) == 2
+
+
+class _RandomGraph:
+    """A contraction, and a few calls that follow it and each other."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.graph = Graph("random")
+        self.arrays: list[np.ndarray] = []
+        values = [self.convolution() if seed % 2 else self.product()]
+        for _ in range(int(self.rng.integers(1, 6))):
+            values.append(self.follow(values))
+        self.graph.outputs = [values[-1]]
+        if self.rng.integers(0, 3) == 0:
+            self.graph.outputs.append(values[int(self.rng.integers(0, len(values)))])
+
+    def input(self, *shape: int) -> Any:
+        self.arrays.append(self.rng.standard_normal(shape).astype("f"))
+        return self.graph.input(shape, dtypes.float32)
+
+    def product(self) -> Any:
+        m, k, n = (int(extent) for extent in self.rng.integers(1, [40, 60, 50]))
+        turned = ops.transpose(self.input(1, n, k), permutation=(0, 2, 1))
+        y = ops.contract(self.input(1, m, k), turned)
+        return ops.reshape(y, shape=(m, n)) if self.rng.integers(0, 2) else y
+
+    def convolution(self) -> Any:
+        depth, channels, size, images = (int(n) for n in self.rng.integers(1, [5, 20, 10, 4]))
+        one = (1, 1)
+        return ops.convolve(
+            self.input(1, images, depth, size + 2, size + 3), self.input(1, channels, depth, 3, 3),
+            stride=one, input_dilation=one, kernel_dilation=one, low=one, high=one, flip=False,
+        )  # fmt: skip
+
+    def follow(self, values: list[Any]) -> Any:
+        x = values[int(self.rng.integers(0, len(values)))]
+        match int(self.rng.integers(0, 7)):
+            case 0:
+                return ops.add(x, ops.broadcast(self.input(x.shape[-1]), shape=x.shape))
+            case 1:
+                return _relu(x)
+            case 2:
+                return ops.multiply(x, self.input(*x.shape))
+            case 3:
+                return ops.tanh(x)
+            case 4:
+                return ops.add(x, values[0]) if x.shape == values[0].shape else x
+            case 5:
+                return ops.reshape(x, shape=(int(np.prod(x.shape)),))
+            case _:
+                return ops.transpose(x, permutation=tuple(reversed(range(len(x.shape)))))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_epilogues(seed: int) -> None:
+    drawn = _RandomGraph(seed)
+    found = []
+    for tier in ("hot", "plain"):
+        program = compile_graph(drawn.graph, tier)
+        buffers = program.run([Buffer.from_numpy(a) for a in drawn.arrays])
+        found.append(
+            [
+                buffer.as_numpy(node.dtype, node.shape).tobytes()
+                for buffer, node in zip(buffers, drawn.graph.outputs, strict=True)
+            ]
+        )
+    assert found[0] == found[1]
