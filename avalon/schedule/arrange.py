@@ -281,7 +281,7 @@ class _Generic(Mapper):
         self._axes: dict[Axis, Axis] = {}
 
     def _expression(self, e: Expression) -> Expression:
-        bits = bits_of(e.value, e.dtype) if isinstance(e, Number) else None
+        bits = bits_of(e.value, e.dtype) if isinstance(e, Number) and not e.fixed else None
         if bits is not None:
             return Scalar(self.number(bits).position, e.dtype)
         return super()._expression(e)

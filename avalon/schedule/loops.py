@@ -28,12 +28,13 @@ class Expression:
 
 
 class Number(Expression):
-    """A constant."""
+    """A constant; `fixed`: part of an algorithm, so that no kernel has to serve other values."""
 
-    __slots__ = ("value",)
+    __slots__ = ("fixed", "value")
 
-    def __init__(self, value: Any, dtype: DType) -> None:
+    def __init__(self, value: Any, dtype: DType, fixed: bool = False) -> None:
         self.value = value
+        self.fixed = fixed
         self.dtype = dtype
         self.bits = 0
 

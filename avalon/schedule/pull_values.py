@@ -215,7 +215,7 @@ def philox(
     long = dtypes.uint64
 
     def number(value: int) -> Number:
-        return Number(value, long)
+        return Number(value, long, fixed=True)
 
     def low(value: Expression) -> Expression:
         return pull.apply("bit_and", value, number(0xFFFFFFFF))
