@@ -16,6 +16,7 @@ from typing import Any
 
 from avalon import dtype as dtypes
 from avalon.codegen.emit import Emit, Pointer, Value
+from avalon.codegen.measures import operations, widest_item
 from avalon.codegen.reduction import extreme, reduce
 from avalon.codegen.target import Target
 from avalon.graph.primitive import lookup
@@ -37,6 +38,7 @@ from avalon.schedule.loops import (
 )
 
 _LINE = 64  # private buffers start at cache lines
+_MUCH = 12  # elementary operations of a body that takes long to build twice
 
 
 @dataclass
@@ -72,7 +74,8 @@ class NestEmitter:
         ] = {}  # axis number -> its value, the first lane's if vectorised
         self.known: list[dict[int, Value]] = [{}]
         self.index_dtype = dtypes.int64 if nest.wide else dtypes.int32
-        self.rows: dict[Any, set[int]] = {}
+        self.rows: dict[Any, set[int]] = {}  # what is read with gaps, and which phases of it
+        self.row_values: dict[Any, Value] = {}
         self.scratch = 0
         self._private: list[int] = []
         for dtype, size in nest.locals:
@@ -152,7 +155,7 @@ class NestEmitter:
         self.prepare(stage)
         if level == len(stage.axes):
             # All values come before the first store: a result may lie in the memory of an operand.
-            self.rows = self.shared_rows(stage)
+            self.rows, self.row_values = self.shared_rows(stage), {}
             for store in stage.stores:
                 self.value(store.value)
             for stores in self.woven(stage):
@@ -169,16 +172,17 @@ class NestEmitter:
             return
         width = self.width(stage)
         even = isinstance(axis.extent, int) and axis.extent % width == 0
-        for place, mask in self.strips(start, stop, width, even):
+        once = self.target.has_masks and operations(stage) >= _MUCH
+        for place, mask in self.strips(start, stop, width, even, once):
             with self.across(axis, place, width, mask):
                 self.stage(stage, level + 1, None)
 
     def strips(
-        self, start: Value, stop: Value, width: int, even: bool
+        self, start: Value, stop: Value, width: int, even: bool, once: bool
     ) -> Iterator[tuple[Value, Value | None]]:
         """The strips of a vectorised loop: whole vectors in a loop, then the masked rest; yields
         the first element and the mask, and the caller writes the body for each. `even` promises
-        that no rest is left.
+        that no rest is left. A long body of unknown extent is written `once`, masked throughout.
         """
         emit = self.emit
         count = emit.subtract(stop, start) if start.number != 0 else stop
@@ -194,6 +198,10 @@ class NestEmitter:
             with emit.loop(start, stop, width) as loop:
                 yield loop.index, None
             return
+        if once:
+            with emit.loop(start, stop, width) as loop:
+                yield loop.index, emit.mask_below(emit.subtract(stop, loop.index), width)
+            return
         rest = emit.bit_and(count, width - 1)
         whole_end = emit.subtract(stop, rest)
         with emit.loop(start, whole_end, width) as loop:
@@ -207,7 +215,7 @@ class NestEmitter:
         """
         itemsize = 1
         for store in stage.stores:
-            widest = _widest(store.value, set())
+            widest = widest_item(store.value, set())
             if widest == 8 and not self.is_wide(store):
                 widest = 4
             itemsize = max(itemsize, widest)
@@ -432,10 +440,10 @@ class NestEmitter:
         key = (load.argument, load.index.plus(-phase), load.guards)
         if self.rows.get(key) == set(range(step)):
             # All phases of the row are wanted, so it is read once, and all of it exists.
-            row = self.known[-1].get(hash(key))
+            row = self.row_values.get(key)
             if row is None:
                 row = emit.load(buffer, self.scalar_form(key[1]), load.dtype, wide, spread)
-                self.known[-1][hash(key)] = row
+                self.row_values[key] = row
             return emit.shuffle(row, None, range(phase, wide, step))
         wanted = emit.constants([lane % step == 0 for lane in range(wide)], dtypes.bool_)
         if spread is not None:
@@ -573,21 +581,3 @@ def loads_of(values: Iterable[Expression]) -> Iterator[Load]:
             yield expression
         elif isinstance(expression, Apply):
             pending.extend(expression.operands)
-
-
-def _widest(expression: Expression, seen: set[int]) -> int:
-    """Bytes of the widest element type in an expression."""
-    if id(expression) in seen:
-        return 1
-    seen.add(id(expression))
-    widest = expression.dtype.itemsize
-    if expression.dtype in (dtypes.float16, dtypes.bfloat16):
-        widest = 4  # computed in float32
-    children: Sequence[Expression] = ()
-    if isinstance(expression, Apply):
-        children = expression.operands
-    elif isinstance(expression, Reduce | Extreme):
-        children = (expression.body,)
-    for child in children:
-        widest = max(widest, _widest(child, seen))
-    return widest
