@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from avalon.random import Generator
+from avalon.struct import MODULE_TABLES
 from avalon.tensor.core import Tensor
 
 _ATOMS = (
@@ -57,6 +58,7 @@ class Change:
     def set(self, value: Any) -> None:
         """Put `value` where the change happened."""
         self.entry.kind.set(self.entry.container, self.key, value)
+        self.entry.epoch = -1
 
 
 class Container:
@@ -184,9 +186,15 @@ class _Names(Container):
 
 
 class Entry:
-    """One container as it was seen: its children, and which of them are containers or tensors."""
+    """One container as it was seen: its children, and which of them are containers or tensors.
 
-    __slots__ = ("children", "container", "entries", "ids", "keys", "kind", "path", "slots")
+    An `owner` counts the assignments to it in `epoch`; while that stays, nothing is compared.
+    """
+
+    __slots__ = (
+        "children", "container", "entries", "epoch", "ids", "keys", "kind", "owner", "path",
+        "slots",
+    )  # fmt: skip
 
     def __init__(self, path: str, kind: type[Container], container: Any) -> None:
         self.path = path
@@ -194,6 +202,8 @@ class Entry:
         self.container = container
         self.entries: dict[int, Entry] = {}  # position of a child -> its entry
         self.slots: dict[int, int] = {}  # position of a child -> number of the tensor
+        self.owner: Any = None
+        self.epoch = -1
         self.remember(kind.children(container))
 
     def remember(self, children: tuple[Any, ...]) -> None:
@@ -257,48 +267,52 @@ class Snapshot:
             if isinstance(child, np.ndarray):
                 self._arrays.append((path, child, child.copy()))
                 continue
-            for number, (inner, kind, container) in enumerate(_containers(path, child)):
+            owner = child if isinstance(getattr(child, "epoch", None), int) else None
+            if entry.owner is not None and entry.keys[position] in MODULE_TABLES:
+                owner = entry.owner
+            for inner, kind, container in _containers(path, child):
                 found = list(self._enter(inner, kind, container))
-                if number == 0:
-                    entry.entries[position] = found[0][0] if found else self.entries[-1]
+                made = self.entries[-1]
+                made.owner = owner
+                if isinstance(child, (dict, list, tuple)):
+                    entry.entries[position] = made
                 waiting += reversed(found)
 
-    def refresh(self, arguments: tuple[Any, ...]) -> bool:
-        """Compare everything with what it was; take new tensors and equal objects in.
-
-        Returns whether any tensor was replaced by another (whose kind the caller then compares).
+    def refresh(self, arguments: tuple[Any, ...]) -> None:
+        """Compare everything with what it was; take equal objects in, and new tensors, whose kind
+        the caller compares.
 
         Raises:
             Changed: if anything that Python code can see is different.
         """
         self._root.container = arguments
-        replaced = False
         for entry in self.entries:
+            owner = entry.owner
+            if owner is not None and owner.epoch == entry.epoch:
+                continue
             children = entry.kind.children(entry.container)
             if tuple(map(id, children)) != entry.ids:
-                replaced |= self._reconcile(entry, children)
+                self._reconcile(entry, children)
+            if owner is not None:
+                entry.epoch = owner.epoch
         for path, array, before in self._arrays:
             if array.shape != before.shape or array.tobytes() != before.tobytes():
                 raise Changed(path)
-        return replaced
 
-    def _reconcile(self, entry: Entry, children: tuple[Any, ...]) -> bool:
+    def _reconcile(self, entry: Entry, children: tuple[Any, ...]) -> None:
         if len(children) != len(entry.children) or entry.kind.keys(entry.container) != entry.keys:
             raise Changed(entry.path or "the number of arguments")
-        replaced = False
         for position, (before, after) in enumerate(zip(entry.children, children, strict=True)):
             if before is after:
                 continue
             slot = entry.slots.get(position)
             if slot is not None and type(after) is type(before):
                 self.tensors[slot] = after
-                replaced = True
             elif (inner := entry.entries.get(position)) is not None and type(after) is type(before):
-                inner.container = _same_container(inner, after)
+                inner.container = after
             elif not _equal_atoms(before, after):
                 raise Changed(entry.name(position))
         entry.remember(children)
-        return replaced
 
     def changes(self) -> list[Change]:
         """What is different now from what it was, child by child; grown containers too."""
@@ -346,13 +360,6 @@ def _equal_atoms(before: Any, after: Any) -> bool:
     if type(before) is not type(after) or not _is_atom(before):
         return False
     return bool(before == after) or (before != before and after != after)
-
-
-def _same_container(inner: Entry, child: Any) -> Any:
-    for _, kind, container in _containers(inner.path, child):
-        if kind is inner.kind:
-            return container
-    raise Changed(inner.path)
 
 
 def _containers(path: str, child: Any) -> Iterator[tuple[str, type[Container], Any]]:
