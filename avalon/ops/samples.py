@@ -19,7 +19,7 @@ from avalon.dtype import DType
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Sample = tuple[tuple[Array, ...], dict[str, Any]]
-Sampler = Callable[[np.random.Generator, DType], Iterator[Sample]]
+Sampler = Callable[["np.random.Generator", DType], Iterator[Sample]]  # quoted: importing it is slow
 
 TARGETS = tuple(dtype for dtype in dtypes.ALL if not dtype.is_complex)
 SHAPES: tuple[tuple[int, ...], ...] = ((), (1,), (7,), (3, 5), (2, 0, 3), (2, 1, 4))
