@@ -227,9 +227,10 @@ def test_metrics_by_name_and_by_function():
         (av.tensor(X), av.tensor(Y)),
         TensorDataset(X, Y),
         DataLoader(TensorDataset(X, Y), 16),
+        DataLoader(TensorDataset(X, Y), 16, num_workers=2),
         [(X[i : i + 16], Y[i : i + 16]) for i in range(0, 50, 16)],
     ],
-    ids=["tensors", "data set", "loader", "list"],
+    ids=["tensors", "data set", "loader", "threads", "list"],
 )
 def test_every_form_of_data_gives_the_same_bits(data):
     one, other = Plain(), Plain()
