@@ -35,6 +35,12 @@ from avalon.nn.activation import (
     Tanhshrink as Tanhshrink,
     Threshold as Threshold,
 )
+from avalon.nn.attention import (
+    MultiheadAttention as MultiheadAttention,
+    NonDynamicallyQuantizableLinear as NonDynamicallyQuantizableLinear,
+    TransformerEncoder as TransformerEncoder,
+    TransformerEncoderLayer as TransformerEncoderLayer,
+)
 from avalon.nn.container import (
     ModuleDict as ModuleDict,
     ModuleList as ModuleList,
@@ -142,6 +148,14 @@ from avalon.nn.pooling import (
     MaxPool1d as MaxPool1d,
     MaxPool2d as MaxPool2d,
     MaxPool3d as MaxPool3d,
+)
+from avalon.nn.recurrent import (
+    GRU as GRU,
+    LSTM as LSTM,
+    RNN as RNN,
+    GRUCell as GRUCell,
+    LSTMCell as LSTMCell,
+    RNNCell as RNNCell,
 )
 from avalon.nn.resize import (
     ChannelShuffle as ChannelShuffle,

@@ -6,6 +6,7 @@ Source: https://docs.pytorch.org/docs/stable/nn.html#containers
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any, Self
 
 from avalon.nn.module import Module
@@ -120,6 +121,18 @@ class ModuleList(_Row):
 
     def __add__(self, other: Iterable[Module]) -> ModuleList:
         return ModuleList([*self, *other])
+
+    def __repr__(self) -> str:
+        """Equal neighbours are printed once, with their number."""
+        lines, start = [], 0
+        for text, group in groupby(map(repr, self)):
+            count = len(list(group))
+            indented = text.replace("\n", "\n  ")
+            alone = f"({start}): {indented}"
+            several = f"({start}-{start + count - 1}): {count} x {indented}"
+            lines.append(alone if count == 1 else several)
+            start += count
+        return "ModuleList(\n  " + "\n  ".join(lines) + "\n)" if lines else "ModuleList()"
 
 
 class ModuleDict(Module):

@@ -192,6 +192,7 @@ def test_containers():
     del layers[0]
     assert list(layers._modules) == ["0", "1", "2"]
     assert len(layers[1:]) == 2
+    assert "(1-2): 2 x Linear(" in repr(layers)
     table = nn.ModuleDict({"a": nn.ReLU(), "b": nn.Linear(1, 1)})
     assert "b" in table
     assert len(list(table.parameters())) == 2
