@@ -149,7 +149,7 @@ def in_place(function: Function, name: str = "") -> Function:
     """Register `x.name_(...)`, which writes `function(x, ...)` into `x`; returns `function`."""
 
     def write(x: Tensor, *arguments: Any, **named: Any) -> Tensor:
-        return x.assign_(function(x, *arguments, **named))
+        return x.assign_(function(x.before_write(), *arguments, **named))
 
     name = (name or function.__name__) + "_"
     write.__name__ = write.__qualname__ = name

@@ -245,6 +245,20 @@ class Tensor(Installed):
                 view._history = continued(edge, self, moves)
         return view
 
+    def before_write(self) -> Tensor:
+        """This tensor as an operand of a write to itself. For a view, cotangents then go straight
+        to its base, as in PyTorch: hooks of the view as it was are not called.
+        """
+        base = self._base
+        if base is None or not modes.grad or self.grad_fn is None:
+            return self
+        edge = base._edge()
+        if edge is None:
+            return self
+        operand: Tensor = self._alias()
+        operand._history = continued(edge, base, self._path)
+        return operand
+
     # --- gradients ------------------------------------------------------------------------------
 
     @property

@@ -84,9 +84,7 @@ def _array_of(data: Any, dtype: DType | None) -> tuple[NDArray[Any], DType]:
     try:
         array = np.array(_plain(data))
     except ValueError as error:
-        raise ValueError(
-            f"[tensor] expected nested sequences of equal lengths: {error}"
-        ) from None
+        raise ValueError(f"[tensor] expected nested sequences of equal lengths: {error}") from None
     if array.dtype == object:
         raise TypeError(f"[tensor] cannot make a tensor of {type(data).__name__} {data!r}")
     return encode(array, dtype), dtype

@@ -426,7 +426,7 @@ def set_item(x: Tensor, index: Any, value: Any) -> None:
                 f"{x.dtype.name} for the destination and {value.dtype.name} for the source."
             )
         value = cast_to(value, x.dtype)
-    base = _flattened(window, how)
+    base = _flattened(window.before_write(), how)
     shape = _transposed_shape(how)
     update = broadcast_to(_without_leading_ones(value), shape)
     written = ops.put(base, how.flat, _transposed(update, _inverse(how.result)))
@@ -472,5 +472,7 @@ def _set_masked(x: Tensor, mask: Tensor, value: Tensor) -> None:
     if mask.ndim < x.ndim:
         spread = ops.reshape(mask, shape=mask.shape + (1,) * (x.ndim - mask.ndim))
     number = cast_to(views.reshape(value, ()), x.dtype)
-    chosen = ops.where(broadcast_to(spread, x.shape), broadcast_to(number, x.shape), x)
+    chosen = ops.where(
+        broadcast_to(spread, x.shape), broadcast_to(number, x.shape), x.before_write()
+    )
     assign_(x, chosen)

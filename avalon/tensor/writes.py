@@ -224,7 +224,7 @@ def _erased(x: Tensor, new: Tensor) -> History | None:
     """The history of `x` after it was overwritten: `new` gets the gradient, the old content
     zeros.
     """
-    before, after = x._edge(), new._edge()
+    before, after = x.before_write()._edge(), new._edge()
     if before is None and after is None:
         return None
     return History.of_function(
@@ -323,7 +323,7 @@ def _in_place(name: str, function: Callable[[Any, Any], Tensor]) -> None:
         if operator and not is_operand(other):
             return NotImplemented
         check_overlap(x, other)
-        return assign_(x, function(x, other))
+        return assign_(x, function(x.before_write(), other))
 
     operator = name.startswith("__")
     write_result.__name__ = write_result.__qualname__ = name
@@ -360,32 +360,36 @@ def _scaled(other: Any, alpha: Any) -> Any:
 def add_(x: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
     """x += alpha * other."""
     check_overlap(x, other)
-    return assign_(x, operators.add(x, _scaled(other, alpha)))
+    return assign_(x, operators.add(x.before_write(), _scaled(other, alpha)))
 
 
 @method("sub_")
 def sub_(x: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
     """x -= alpha * other."""
     check_overlap(x, other)
-    return assign_(x, operators.subtract(x, _scaled(other, alpha)))
+    return assign_(x, operators.subtract(x.before_write(), _scaled(other, alpha)))
 
 
 @method("addcmul_")
 def addcmul_(x: Tensor, first: Tensor, second: Tensor, *, value: Any = 1) -> Tensor:
     """x += value * first * second."""
-    return assign_(x, operators.add(x, _scaled(operators.multiply(first, second), value)))
+    return assign_(
+        x, operators.add(x.before_write(), _scaled(operators.multiply(first, second), value))
+    )
 
 
 @method("addcdiv_")
 def addcdiv_(x: Tensor, first: Tensor, second: Tensor, *, value: Any = 1) -> Tensor:
     """x += value * first / second."""
-    return assign_(x, operators.add(x, _scaled(operators.divide(first, second), value)))
+    return assign_(
+        x, operators.add(x.before_write(), _scaled(operators.divide(first, second), value))
+    )
 
 
 @method("masked_fill_")
 def masked_fill_(x: Tensor, mask: Tensor, value: Any) -> Tensor:
     """Write one number, or a zero-dimensional tensor, where `mask` is true."""
-    return assign_(x, masked_fill(x, mask, value))
+    return assign_(x, masked_fill(x.before_write(), mask, value))
 
 
 @method("masked_fill")

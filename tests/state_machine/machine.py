@@ -205,7 +205,13 @@ class World:
             self.seen.append(gradient.detach().clone())
             return gradient * factor
 
-        self.hooks.append(self.tensors[one].register_hook(hook))
+        tensor = self.tensors[one]
+        try:
+            self.hooks.append(tensor.register_hook(hook))
+        except RuntimeError:
+            if self.library is Torch:
+                tensor._backward_hooks = None  # else the next attempt would not be refused
+            raise
 
     def do_unhook(self, which: int) -> None:
         self.hooks[which].remove()
@@ -497,8 +503,8 @@ class Program:
             return ("to", one, self.random.choice(["float64", "float32", "float64"]))
         if choice < 0.9:
             first, second = world.tensors[one], world.tensors[other]
-            if first is None or second is None or first.shape != second.shape:
-                return ("data", other)  # PyTorch adds up gradients in the shape that was before
+            if first is None or second is None or not _alike(first, second):
+                return ("data", other)  # PyTorch adds up gradients in the shape and dtype of before
             return ("set_data", one, other)
         return ("drop", one)
 
@@ -522,6 +528,10 @@ def _tangled(target: Any, source: Any) -> bool:
     if target.untyped_storage().data_ptr() != source.untyped_storage().data_ptr():
         return False
     return not (_is_dense(target) and _is_dense(source))
+
+
+def _alike(first: Any, second: Any) -> bool:
+    return first.shape == second.shape and first.dtype == second.dtype
 
 
 def _sums_exactly(tensor: Any) -> bool:
