@@ -125,7 +125,7 @@ INPUTS = {
     "short": _rng.integers(-100, 100, (3, 5)).astype(np.int16),
 }  # fmt: skip
 NO_GRADIENT = {"pm", "pm5", "soft", "cw", "edget", "rm3", "rv3"}
-_NAMES = re.compile(r"\b(" + "|".join(INPUTS) + r")\b")
+NAMES = re.compile(r"\b(" + "|".join(INPUTS) + r")\b")
 
 
 def _leaves(names, library, dtype):
@@ -164,7 +164,7 @@ def _cotangent(array):
 
 def _evaluate(expression, library, dtype):
     """Outputs as arrays, and gradients by name."""
-    names = sorted(set(_NAMES.findall(expression)))
+    names = sorted(set(NAMES.findall(expression)))
     leaves = _leaves(names, library, dtype)
     scope = {
         "T": library,
