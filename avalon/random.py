@@ -249,36 +249,45 @@ def _halves(shape: Shape, generator: Generator | None) -> list[Tensor]:
     return halves
 
 
-def _fraction(shape: Shape, dtype: DType, generator: Generator | None, centred: bool) -> Tensor:
-    """Uniform numbers: in [0, 1) on a grid from 0, or, if `centred`, odd steps in (-1, 1).
+# How many random bits a number of each type takes; float64 is put together of two words.
+_BITS = {dtypes.bfloat16: 8, dtypes.float16: 11, dtypes.float32: 24, dtypes.float64: 53}
 
-    float32 has 24 random bits, float64 has 53; 16-bit types are drawn with as many as they hold.
-    """
-    if dtype is dtypes.float64:
-        low, high = _halves(shape, generator)
-        # 27 bits of one word, 26 of the other
-        steps = ops.floor(high * high.constant(2.0**-5)) * high.constant(2.0**26)
-        steps = steps + ops.floor(low * low.constant(2.0**-6))
-        count = 53
-    else:
-        count = {dtypes.float16: 11, dtypes.bfloat16: 8}.get(dtype, 24)
+
+def _whole(shape: Shape, count: int, generator: Generator | None) -> Tensor:
+    """Random whole numbers below 2**count, as float32, or float64 above 24 bits."""
+    if count <= 24:
         words = bits(shape, generator)
-        shifted = ops.shift_right(words, words.constant(32 - count))
-        steps = ops.cast(shifted, dtype=dtypes.float32)
-    if centred:
-        count -= 1 if dtype is dtypes.float64 else 0
-        if dtype is dtypes.float64:
-            steps = ops.floor(steps * steps.constant(0.5))
-        # 2k + 1 - 2**count, an odd whole number below 2**count: exact, symmetric, never 0 or 1
-        steps = steps + steps + steps.constant(1 - 2.0**count)
-    result = steps * steps.constant(2.0**-count)
+        return ops.cast(ops.shift_right(words, words.constant(32 - count)), dtype=dtypes.float32)
+    low, high = _halves(shape, generator)
+    fine = count - 27  # the coarse 27 bits come from one word, the others from the other
+    coarse = ops.floor(high * high.constant(2.0**-5)) * high.constant(2.0**fine)
+    return coarse + ops.floor(low * low.constant(2.0 ** (fine - 32)))
+
+
+def _fraction(shape: Shape, dtype: DType, generator: Generator | None) -> Tensor:
+    """Multiples of 2**-bits in [0, 1)."""
+    count = _BITS[dtype]
+    whole = _whole(shape, count, generator)
+    result = whole * whole.constant(2.0**-count)
     return result if result.dtype is dtype else ops.cast(result, dtype=dtype)
+
+
+def _centred(shape: Shape, wide: DType, generator: Generator | None) -> Tensor:
+    """Odd multiples of 2**-bits in (-1, 1): symmetric, never 0, 1 or -1."""
+    count = min(_BITS[wide], 52)
+    whole = _whole(shape, count, generator)
+    odd = whole + whole + whole.constant(1 - 2.0**count)
+    return odd * odd.constant(2.0**-count)
+
+
+def _wide(dtype: DType) -> DType:
+    return dtypes.float64 if dtype is dtypes.float64 else dtypes.float32
 
 
 def uniform(shape: Shape, dtype: DType, generator: Generator | None = None) -> Tensor:
     """Numbers in [0, 1), every one of them equally likely."""
     fed = _fed("uniform", shape, dtype)
-    return _fraction(shape, dtype, generator, centred=False) if fed is None else fed
+    return _fraction(shape, dtype, generator) if fed is None else fed
 
 
 def normal(shape: Shape, dtype: DType, generator: Generator | None = None) -> Tensor:
@@ -286,8 +295,8 @@ def normal(shape: Shape, dtype: DType, generator: Generator | None = None) -> Te
     fed = _fed("normal", shape, dtype)
     if fed is not None:
         return fed
-    wide = dtypes.float64 if dtype is dtypes.float64 else dtypes.float32
-    centred = _fraction(shape, wide, generator, centred=True)
+    wide = _wide(dtype)
+    centred = _centred(shape, wide, generator)
     result = ops.erfinv(centred) * centred.constant(2.0**0.5)
     return result if dtype is wide else ops.cast(result, dtype=dtype)
 
@@ -297,8 +306,8 @@ def exponential(shape: Shape, dtype: DType, generator: Generator | None = None) 
     fed = _fed("exponential", shape, dtype)
     if fed is not None:
         return fed
-    wide = dtypes.float64 if dtype is dtypes.float64 else dtypes.float32
-    centred = _fraction(shape, wide, generator, centred=True)
+    wide = _wide(dtype)
+    centred = _centred(shape, wide, generator)
     result = -ops.log((centred + centred.constant(1)) * centred.constant(0.5))
     return result if dtype is wide else ops.cast(result, dtype=dtype)
 
@@ -312,19 +321,19 @@ def integers(
         return fed
     if high - low <= 1 << 32:
         words = ops.cast(bits(shape, generator), dtype=dtypes.uint64)
-        scaled = words * _spread(high - low, words)
+        scaled = words * _filled(high - low, words)
         drawn = ops.shift_right(scaled, scaled.constant(32))
     else:
         low_word, high_word = (
             ops.cast(half, dtype=dtypes.uint64) for half in _halves(shape, generator)
         )
         words = ops.bit_or(ops.shift_left(high_word, high_word.constant(32)), low_word)
-        drawn = ops.remainder(words, _spread(high - low, words))
+        drawn = ops.remainder(words, _filled(high - low, words))
     drawn = ops.cast(drawn, dtype=dtypes.int64)
-    return ops.cast(drawn + _spread(low, drawn), dtype=dtype)
+    return ops.cast(drawn + _filled(low, drawn), dtype=dtype)
 
 
-def _spread(number: int, like: Tensor) -> Tensor:
+def _filled(number: int, like: Tensor) -> Tensor:
     return ops.broadcast(as_tensor(number, dtype=like.dtype), shape=like.shape)
 
 
@@ -333,11 +342,11 @@ def bernoulli(probability: Any, shape: Shape, dtype: DType, generator: Generator
     fed = _fed("bernoulli", shape, dtype)
     if fed is not None:
         return fed
-    wide = dtypes.float64 if dtype is dtypes.float64 else dtypes.float32
+    wide = _wide(dtype)
     threshold = as_tensor(probability, dtype=wide)
     if tuple(threshold.shape) != tuple(shape):
         threshold = ops.broadcast(threshold, shape=tuple(shape))
-    drawn = _fraction(shape, wide, generator, centred=False)
+    drawn = _fraction(shape, wide, generator)
     return ops.cast(ops.less(drawn, ops.stop_gradient(threshold)), dtype=dtype)
 
 

@@ -16,7 +16,7 @@ from avalon import ops
 from avalon.dtype import DType
 from avalon.errors import IndexOutOfRange, ShapeError
 from avalon.functions.comparison import isnan
-from avalon.functions.statistics import Extreme, _accumulated
+from avalon.functions.statistics import Extreme, summable
 from avalon.functions.support import (
     broadcast,
     cast,
@@ -37,7 +37,7 @@ from avalon.tensor import Tensor, as_tensor, method
 @method("cumsum")
 def cumsum(input: Any, dim: int, *, dtype: DType | None = None) -> Tensor:
     """Sums of the elements so far along `dim`; integers and bools sum to int64."""
-    input = _accumulated(input, dtype)
+    input = summable(input, dtype)
     axis = normalize_axis("cumsum", dim, input.ndim)
     return input if input.ndim == 0 else ops.cumulative_sum(input, axis=axis, reverse=False)
 
@@ -46,7 +46,7 @@ def cumsum(input: Any, dim: int, *, dtype: DType | None = None) -> Tensor:
 @method("cumprod")
 def cumprod(input: Any, dim: int, *, dtype: DType | None = None) -> Tensor:
     """Products of the elements so far along `dim`; integers and bools multiply to int64."""
-    input = _accumulated(input, dtype)
+    input = summable(input, dtype)
     axis = normalize_axis("cumprod", dim, input.ndim)
     return input if input.ndim == 0 else ops.cumulative_product(input, axis=axis, reverse=False)
 

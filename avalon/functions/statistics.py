@@ -10,6 +10,7 @@ Source: https://docs.pytorch.org/docs/stable/torch.html#reduction-ops
 
 from __future__ import annotations
 
+import builtins
 import math
 from typing import Any, NamedTuple
 
@@ -35,6 +36,8 @@ from avalon.graph.primitive import Primitive
 from avalon.shape import normalize_axis, size_of
 from avalon.tensor import Tensor, as_tensor, method
 
+FLOATING = dtypes.category(dtypes.float32)
+
 
 class Extreme(NamedTuple):
     """Values along an axis, and where they were found (int64)."""
@@ -43,21 +46,17 @@ class Extreme(NamedTuple):
     indices: Tensor
 
 
-def _finished(x: Tensor, reduced: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
+def with_axes(x: Tensor, reduced: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
+    """What was reduced over `axes` of x, with size 1 there if `keepdim`."""
     return reshape(reduced, kept(x.shape, axes)) if keepdim else reduced
 
 
-def _accumulated(x: Any, dtype: DType | None) -> Tensor:
+def summable(x: Any, dtype: DType | None) -> Tensor:
     """x as the type in which it is summed or multiplied: integers and bools as int64."""
     x = as_tensor(x)
     if dtype is not None:
         return cast(x, dtype)
-    return x if category_is_float(x) else cast(x, dtypes.int64)
-
-
-def category_is_float(x: Tensor) -> bool:
-    """True for real and complex floating tensors."""
-    return x.dtype.is_floating_point or x.dtype.is_complex
+    return x if dtypes.category(x.dtype) >= FLOATING else cast(x, dtypes.int64)
 
 
 @method("sum")
@@ -70,9 +69,9 @@ def sum(
     >>> av.sum(av.ones(2, 3), dim=1)
     tensor([3., 3.])
     """
-    input = _accumulated(input, dtype)
+    input = summable(input, dtype)
     axes = axes_of("sum", dim, input.ndim)
-    return _finished(input, ops.reduce_sum(input, axes=axes), axes, keepdim)
+    return with_axes(input, ops.reduce_sum(input, axes=axes), axes, keepdim)
 
 
 @method("nansum")
@@ -80,7 +79,7 @@ def nansum(
     input: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
 ) -> Tensor:
     """Sum along `dim` of the elements that are not NaN."""
-    input = _accumulated(input, dtype)
+    input = summable(input, dtype)
     if input.dtype.is_floating_point:
         input = ops.where(isnan(input), input.constant(0), input)
     return sum(input, dim, keepdim)
@@ -99,7 +98,7 @@ def mean(
     input = as_tensor(input)
     if dtype is not None:
         input = cast(input, dtype)
-    if not category_is_float(input):
+    if dtypes.category(input.dtype) < FLOATING:
         raise DTypeError(
             f"[mean] the mean of {input.dtype!r} is not defined; convert x first, for example "
             "x.float().mean(), or pass dtype=avalon.float32"
@@ -107,7 +106,7 @@ def mean(
     axes = axes_of("mean", dim, input.ndim)
     total = ops.reduce_sum(input, axes=axes)
     count = size_of([input.shape[axis] for axis in axes])
-    return _finished(input, total / total.constant(count), axes, keepdim)
+    return with_axes(input, total / total.constant(count), axes, keepdim)
 
 
 @method("nanmean")
@@ -166,14 +165,9 @@ def _variance(
     axes = axes_of(operation, dim, x.ndim)
     count = size_of([x.shape[axis] for axis in axes])
     centre, squares = moments(x, axes)
-    divisor = max_number(count - correction, 0)
+    divisor = builtins.max(count - correction, 0)
     result = squares / squares.constant(divisor)
-    return _finished(x, result, axes, keepdim), _finished(x, centre, axes, keepdim)
-
-
-def max_number(first: float, second: float) -> float:
-    """The larger of two Python numbers."""
-    return first if first >= second else second
+    return with_axes(x, result, axes, keepdim), with_axes(x, centre, axes, keepdim)
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
@@ -229,9 +223,9 @@ def prod(
     input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: DType | None = None
 ) -> Tensor:
     """Product along one axis, or of all elements; integers and bools multiply to int64."""
-    input = _accumulated(input, dtype)
+    input = summable(input, dtype)
     axes = axes_of("prod", dim, input.ndim)
-    return _finished(input, ops.reduce_product(input, axes=axes), axes, keepdim)
+    return with_axes(input, ops.reduce_product(input, axes=axes), axes, keepdim)
 
 
 # --- extremes -----------------------------------------------------------------------------------
@@ -268,7 +262,7 @@ def _extreme_at(operation: str, find: Primitive, x: Tensor, dim: int, keepdim: b
     _not_empty(operation, x, (axis,))
     index = find(x, axis=axis)
     values = pick(x, index, axis)
-    return Extreme(_finished(x, values, (axis,), keepdim), _finished(x, index, (axis,), keepdim))
+    return Extreme(with_axes(x, values, (axis,), keepdim), with_axes(x, index, (axis,), keepdim))
 
 
 def _extreme(
@@ -317,7 +311,7 @@ def amax(input: Any, dim: Dims = None, keepdim: bool = False) -> Tensor:
     input = as_tensor(input)
     axes = axes_of("amax", dim, input.ndim)
     _not_empty("amax", input, axes)
-    return _finished(input, ops.reduce_max(input, axes=axes), axes, keepdim)
+    return with_axes(input, ops.reduce_max(input, axes=axes), axes, keepdim)
 
 
 @method("amin")
@@ -326,7 +320,7 @@ def amin(input: Any, dim: Dims = None, keepdim: bool = False) -> Tensor:
     input = as_tensor(input)
     axes = axes_of("amin", dim, input.ndim)
     _not_empty("amin", input, axes)
-    return _finished(input, ops.reduce_min(input, axes=axes), axes, keepdim)
+    return with_axes(input, ops.reduce_min(input, axes=axes), axes, keepdim)
 
 
 @method("aminmax")
@@ -347,7 +341,7 @@ def _where_extreme(
     if x.ndim == 0:
         return x.constant(0, dtype=dtypes.int64)
     _not_empty(operation, x, (axis,))
-    return _finished(x, find(x, axis=axis), (axis,), keepdim)
+    return with_axes(x, find(x, axis=axis), (axis,), keepdim)
 
 
 @method("argmax")
@@ -377,7 +371,7 @@ def _quantified(
         found = reduce(truth(x), axes=axes)
     if x.dtype is dtypes.uint8:
         found = cast(found, dtypes.uint8)
-    return _finished(x, found, axes, keepdim)
+    return with_axes(x, found, axes, keepdim)
 
 
 @method("all")
@@ -408,7 +402,7 @@ def logsumexp(input: Any, dim: Dims, keepdim: bool = False) -> Tensor:
     input = floating(input)
     axes = axes_of("logsumexp", dim, input.ndim)
     if size_of([input.shape[axis] for axis in axes]) == 0:
-        return _finished(input, ops.log(ops.reduce_sum(input, axes=axes)), axes, keepdim)
+        return with_axes(input, ops.log(ops.reduce_sum(input, axes=axes)), axes, keepdim)
 
     def formula(input: Tensor) -> Tensor:
         largest = ops.reduce_max(input, axes=axes)
@@ -422,7 +416,7 @@ def logsumexp(input: Any, dim: Dims, keepdim: bool = False) -> Tensor:
     def backward(g: Tensor, y: Tensor, input: Tensor) -> tuple[Tensor]:
         return (spread(g, input.shape, axes) * ops.exp(input - spread(y, input.shape, axes)),)
 
-    return _finished(input, with_gradient("logsumexp", formula, backward, input), axes, keepdim)
+    return with_axes(input, with_gradient("logsumexp", formula, backward, input), axes, keepdim)
 
 
 @method("norm")
@@ -444,24 +438,24 @@ def norm(
         raise DTypeError(f"[norm] is defined for floats, got {input.dtype!r}; convert: x.float()")
     axes = axes_of("norm", dim, input.ndim)
     if p is None or p in ("fro", 2):
-        return _finished(input, safe_sqrt(ops.reduce_sum(input * input, axes=axes)), axes, keepdim)
+        return with_axes(input, safe_sqrt(ops.reduce_sum(input * input, axes=axes)), axes, keepdim)
     if isinstance(p, str):
         raise ValueError(f"[norm] p must be a number or 'fro', got {p!r}")
     size = ops.absolute(input)
     if p == math.inf:
-        return _finished(input, ops.reduce_max(size, axes=axes), axes, keepdim)
+        return with_axes(input, ops.reduce_max(size, axes=axes), axes, keepdim)
     if p == -math.inf:
-        return _finished(input, ops.reduce_min(size, axes=axes), axes, keepdim)
+        return with_axes(input, ops.reduce_min(size, axes=axes), axes, keepdim)
     if p == 0:
         return sum(cast(truth(ops.stop_gradient(input)), input.dtype), axes, keepdim)
     if p == 1:
-        return _finished(input, ops.reduce_sum(size, axes=axes), axes, keepdim)
+        return with_axes(input, ops.reduce_sum(size, axes=axes), axes, keepdim)
     none = ops.equal(size, size.constant(0))
     powers = ops.where(none, input.constant(0 if p > 0 else math.inf), _power(size, none, p))
     total = ops.reduce_sum(powers, axes=axes)
     empty = ops.equal(total, total.constant(0))
     root = ops.where(empty, total.constant(0), _power(total, empty, 1 / p))
-    return _finished(input, root, axes, keepdim)
+    return with_axes(input, root, axes, keepdim)
 
 
 def _power(x: Tensor, unused: Tensor, exponent: float) -> Tensor:
