@@ -314,7 +314,7 @@ def cut(
 ) -> Tensor:
     """The window from `starts` (None: the whole axis), with the axes `dropped` taken out.
 
-    Starts are run-time arguments of the program.
+    Starts are run-time arguments of the program, but for those of a split.
     """
     strides = x.stride()
     offset = x._offset + sum(
@@ -327,8 +327,10 @@ def cut(
         or any(start is not None for start in starts)
         or any(step != 1 for step in steps)
     ):
-        numbers = [scalar_value(start) for start in starts if start is not None]
-        fixed = tuple(0 if start is None else None for start in starts)
+        # Pieces of a split start where their sizes say, and sizes are part of the structure.
+        known = creation == MULTIPLE
+        numbers = [scalar_value(start) for start in starts if start is not None and not known]
+        fixed = tuple(0 if start is None else start if known else None for start in starts)
         moves.append(Move.of(ops.slice, x, *numbers, starts=fixed, sizes=shape, steps=tuple(steps)))
     new_strides = [step * stride for step, stride in zip(steps, strides, strict=True)]
     if dropped or not moves:
