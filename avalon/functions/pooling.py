@@ -113,7 +113,7 @@ def _max_pool(
     axis = cut.ndim - 1
     if cut.numel() == 0:
         place = cut.constant(0, shape=tuple(cut.shape[:-1]), dtype=dtypes.int64)
-        found = cut.constant(0, shape=tuple(cut.shape[:-1]))
+        found = ops.reduce_sum(cut, axes=(axis,))  # of no elements, but with a history
     else:
         place = ops.argmax(cut, axis=axis)
         found = pick(cut, place, axis)

@@ -262,7 +262,36 @@ OTHERS = lines("""
     F.channel_shuffle(im, 2)
 """)
 
+EMPTY = lines("""
+    F.relu(e)
+    F.gelu(e)
+    F.linear(e, w64)
+    F.conv1d(sig[:0], k1)
+    F.max_pool2d(tim[:0], 2)
+    F.avg_pool2d(im[:0], 2)
+    F.adaptive_avg_pool2d(im[:0], 1)
+    F.layer_norm(x[:0], (5,), v, b5)
+    F.batch_norm(tim[:0], rm3, rv3, g3, h3)
+    F.cross_entropy(logits[:0], labels[:0])
+    F.cross_entropy(logits[:0], labels[:0], reduction="sum")
+    F.mse_loss(e, e)
+    F.binary_cross_entropy_with_logits(e, e.detach())
+    F.embedding(words[:0], table)
+    F.scaled_dot_product_attention(att[:0], keys[:0], vals[:0])
+    F.dropout(e, 0.5)
+    F.normalize(e)
+    F.log_softmax(e, 1)
+    T.cat([e, e], 1)
+    T.std(e, 1)
+    T.sort(e, 0)
+    T.cumsum(e, 1)
+    T.nonzero(e.detach())
+    T.median(e)
+    nn.Flatten()(im[:0])
+""")
+
 TABLES = {
+    "empty": EMPTY,
     "activations": ACTIVATIONS,
     "convolutions": CONVOLUTIONS,
     "pooling": POOLING,
