@@ -53,6 +53,7 @@ class Cell:
         memory = self.memory
         if memory is not None and not memory.alive():
             self.value = memory.settle()
+            self.version += 1  # who knows what was written
             self.memory = memory = None
         return memory
 

@@ -209,6 +209,7 @@ def _write_history(x: Tensor, value: Value, edge: History) -> None:
         nothing = History.of_function(
             "write", (base._edge(), edge), base, lambda g: (g, wrap(like, None))
         )
+        nothing.once = True
         base._rebase(nothing)
         return
     new = _written(wrap(base.value(), base._edge()), x._path, wrap(value, edge))

@@ -71,7 +71,9 @@ class History:
         """
         if primitive.no_gradient_reason:
             return None
-        needed = tuple([history is not None for history in inputs])
+        needed = tuple([history is not None and not history.ends for history in inputs])
+        if True not in needed:
+            return History.of_function(primitive.name, (), result, lambda g: ())
         gradient = gradient_of(primitive, operands, result, parameters, needed)
         made = History(primitive.name, inputs, result)
         made._gradient = gradient
@@ -97,6 +99,11 @@ class History:
         made = History(name, inputs, result)
         made._gradient = function
         return made
+
+    @property
+    def ends(self) -> bool:
+        """True if cotangents get lost here: PyTorch has such histories, of views from `no_grad`."""
+        return not self.inputs and not isinstance(self, Leaf)
 
     def __repr__(self) -> str:
         return f"<{self.name} backward>"

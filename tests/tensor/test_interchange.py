@@ -223,3 +223,13 @@ def test_tensor_from_awkward_data():
         av.tensor(["a"])
     with pytest.raises(RuntimeError, match="not available here"):
         av.tensor([1], device="cuda")
+
+
+def test_views_see_what_numpy_wrote_after_the_array_is_gone():
+    x = av.tensor([1.0, 2.0, 3.0])
+    view = x[1:]
+    assert view.tolist() == [2.0, 3.0]
+    x.numpy()[:] = 7
+    gc.collect()
+    assert view.tolist() == [7.0, 7.0]
+    assert (view * 2).tolist() == [14.0, 14.0]
