@@ -143,6 +143,22 @@ def test_steps_are_replayed_whatever_happens_between_them(monkeypatch):
     assert len(recorded) <= 6  # two for each size of batch, and the one that makes the state
 
 
+def test_a_step_that_looks_at_values_is_recorded_and_says_so_once(capsys):
+    one, other, seen = Plain(), Plain(), []
+
+    def loss(outputs, target):
+        value = F.nll_loss(outputs, target)
+        seen.append(value.item())
+        return value
+
+    options = {"epochs": 3, "batch_size": 16, "shuffle": False}
+    av.fit(one, (X, Y), loss, adam(), **options)
+    assert capsys.readouterr().err.count("recorded one by one, not replayed: the step looks") == 1
+    assert len(seen) == 12
+    fit(other, **options)
+    assert bits(one) == bits(other)
+
+
 def test_modes_are_set_and_put_back():
     model, seen = Net(), []
     model.norm.eval()
