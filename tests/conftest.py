@@ -1,4 +1,4 @@
-"""What all tests share: one thread for the oracle, so that it does not fight the library for cores."""
+"""What all tests share: one thread for the oracle, so that it leaves the library its cores."""
 
 import torch
 
