@@ -341,7 +341,9 @@ class Tensor(Installed):
                 return None
             if not self._requires:
                 # a view from no_grad of something that requires gradients: they get lost here
-                return History.of_function("no_grad view", (), self, lambda g: ())
+                lost = History.of_function("no_grad view", (), self, lambda g: ())
+                lost.ends = True
+                return lost
         if self._leaf is None:
             self._leaf = Leaf(self)
         return self._leaf

@@ -35,11 +35,12 @@ class History:
         shape, dtype: of the value.
         hooks: functions called with the value's cotangent, in order; a result replaces it.
         keepers: tensors that asked to keep this cotangent as their `.grad`.
+        ends: cotangents get lost here, as they do in PyTorch at a view that was made in `no_grad`.
         once: walked once, it cannot be walked again (PyTorch's rule for writes to views).
     """
 
     __slots__ = (
-        "__weakref__", "_gradient", "_operands", "_output", "dtype", "hooks", "inputs",
+        "__weakref__", "_gradient", "_operands", "_output", "dtype", "ends", "hooks", "inputs",
         "keepers", "name", "once", "serial", "shape",
     )  # fmt: skip
 
@@ -52,6 +53,7 @@ class History:
         self.hooks: dict[int, Hook] | None = None
         self.keepers: list[weakref.ref[Any]] | None = None
         self.once = False
+        self.ends = False
         self._gradient: Any = None
         self._operands: Any = ()
         self._output: Any = None
@@ -99,11 +101,6 @@ class History:
         made = History(name, inputs, result)
         made._gradient = function
         return made
-
-    @property
-    def ends(self) -> bool:
-        """True if cotangents get lost here: PyTorch has such histories, of views from `no_grad`."""
-        return not self.inputs and not isinstance(self, Leaf)
 
     def __repr__(self) -> str:
         return f"<{self.name} backward>"
