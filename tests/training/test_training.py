@@ -61,9 +61,10 @@ def weights_of(theirs, ours):
     av.load_state_dict(ours, state)
 
 
-# In float32, two candidates of a pooling that lie within a rounding error may change places, and the
-# trainings then part: at the rates of the float64 rows, PyTorch's float32 losses are 1e-2 away
-# from its own float64 ones after 100 steps. So float32 is compared at rates at which they are 1e-5 away.
+# In float32, two candidates of a pooling that lie within a rounding error may change places, and
+# the trainings then part: at the rates of the float64 rows, PyTorch's float32 losses are 1e-2
+# away from its own float64 ones after 100 steps. So float32 is compared at rates at which they
+# are 1e-5 away.
 @pytest.mark.parametrize(
     ("method", "dtype", "options", "bound"),
     [
