@@ -466,6 +466,10 @@ class Module:
         """Move to the CPU."""
         return self.to(device="cpu")
 
+    def cuda(self, device: int | None = None) -> Self:
+        """Move to a GPU."""
+        return self.to(device="cuda" if device is None else f"cuda:{device}")
+
     def type(self, dst_type: DType) -> Self:
         """Convert all floats."""
         return self.to(dtype=dst_type)

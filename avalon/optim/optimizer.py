@@ -69,7 +69,9 @@ class Optimizer:
         """
         name = type(self).__name__
         given = param_group["params"]
-        parameters = [given] if isinstance(given, Tensor) else list(given)
+        listed = [given] if isinstance(given, Tensor) else list(given)
+        # (name, parameter) pairs, as named_parameters() gives them, are welcome too
+        parameters = [one[1] if isinstance(one, tuple) else one for one in listed]
         known = {id(p) for group in self.param_groups for p in group["params"]}
         for parameter in parameters:
             if not isinstance(parameter, Tensor):

@@ -107,6 +107,8 @@ def test_conversion_keeps_parameters():
     assert net.norm.num_batches_tracked.dtype is av.int64
     with pytest.raises(TypeError, match="floating"):
         net.to(av.int32)
+    with pytest.raises(RuntimeError, match="'cuda:1' is not available"):
+        net.cuda(1)
 
 
 def test_hooks():

@@ -69,6 +69,12 @@ def test_groups_and_parameters_without_gradient():
     assert [optimizer.state[p]["step"].item() for p in (a, b, c)] == [2.0, 3.0, 2.0]
 
 
+def test_named_parameters_are_parameters():
+    layer = nn.Linear(2, 1)
+    optimizer = optim.SGD(layer.named_parameters(), lr=1.0)
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == list(map(id, layer.parameters()))
+
+
 def test_closure_and_rate():
     x = av.tensor([2.0], requires_grad=True)
     optimizer = optim.SGD([x], lr=0.1)
@@ -133,9 +139,7 @@ def test_what_to_write_instead():
         optim.Adam(lr=1e-3).step()
     with pytest.raises(TypeError, match=r"optimizer.step\(\)"):
         av.update(optim.Adam([x]), x, x)
-    with pytest.raises(
-        RuntimeError, match="none of the 2 trained tensors of Linear"
-    ):
+    with pytest.raises(RuntimeError, match="none of the 2 trained tensors of Linear"):
         av.update(optim.Adam(lr=1e-3), nn.Linear(1, 1), None)
     with pytest.raises(ValueError, match="2 parameter groups"):
         optim.SGD([x]).load_state_dict({"state": {}, "param_groups": [{}, {}]})
