@@ -190,7 +190,14 @@ class Emit(Builder):
 
     def copysign(self, magnitude: Value, sign: Value) -> Value:
         """The magnitude of the first with the sign of the second (float32 and float64)."""
-        return self.intrinsic("copysign", magnitude.dtype, magnitude.lanes, magnitude, sign)
+        # Not the intrinsic: where it meets a rounding to float16, LLVM rounds the sign too, by a
+        # library function that kernels do not have.
+        whole = dtypes.uint32 if magnitude.dtype is dtypes.float32 else dtypes.uint64
+        top = 1 << (8 * whole.itemsize - 1)
+        bits = self.bit_and(self.bitcast(magnitude, whole), top - 1)
+        return self.bitcast(
+            self.bit_or(bits, self.bit_and(self.bitcast(sign, whole), top)), magnitude.dtype
+        )
 
     def maximum(self, first: Value, second: Value) -> Value:
         """The larger; NaN wins; of equal ones the first."""

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies
 
-from avalon import dtype as dtypes
+from avalon import dtype as dtypes, ops
 from avalon.compiler import compile_graph
+from avalon.graph.graph import Graph
 from avalon.graph.interpret import interpret
 from avalon.runtime.buffer import Buffer
 from avalon.settings import settings
@@ -72,3 +73,20 @@ def test_threads_and_vector_widths_agree(threads, target):
         settings.threads, settings.target = before
     if target != "x86":  # which has no fused multiply-add
         assert_same(expected, found, graph)
+
+
+@pytest.mark.parametrize("target", ["avx512", "avx2", "x86"])
+@pytest.mark.parametrize("name", ["tanh", "expm1", "erf", "floor"])
+def test_a_scalar_rounded_to_half_needs_no_library(target, name):
+    graph = Graph("rounded")
+    x = graph.input((), dtypes.float64, scalar=True)
+    half = ops.cast(getattr(ops, name)(x), dtype=dtypes.float16)
+    graph.outputs = [ops.broadcast(ops.cast(half, dtype=dtypes.float64), shape=(3,))]
+    before = settings.target
+    settings.target = target
+    try:
+        (found,) = run(graph, "hot", [-0.75])
+    finally:
+        settings.target = before
+    (expected,) = interpret(graph, [-0.75])
+    np.testing.assert_allclose(found, expected, 1e-3)
