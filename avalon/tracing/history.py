@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from avalon import ops
 from avalon.differentiation import Gradient, accumulate as add_to, gradient_of
 from avalon.dtype import DType
 from avalon.errors import AutogradError
@@ -75,7 +76,10 @@ class History:
             return None
         needed = tuple([history is not None and not history.ends for history in inputs])
         if True not in needed:
-            return History.of_function(primitive.name, (), result, lambda g: ())
+            lost = History.of_function(primitive.name, (), result, lambda g: ())
+            # promotion and broadcasting are part of the operation that they serve
+            lost.ends = primitive is ops.cast or primitive is ops.broadcast
+            return lost
         gradient = gradient_of(primitive, operands, result, parameters, needed)
         made = History(primitive.name, inputs, result)
         made._gradient = gradient

@@ -412,7 +412,10 @@ class Program:
             return ("binary", self.random.choice(names), one, other)
         if choice < 0.75:
             names = ["__add__", "__mul__", "__rsub__", "__truediv__"]
-            return ("number", self.random.choice(names), one, self.number())
+            name = self.random.choice(names)
+            # what divides is a power of two, so that no order of sums rounds
+            exact = name != "__truediv__" or self.random.choice([0.5, -2.0])
+            return ("number", name, one, self.number() if exact is True else exact)
         if choice < 0.8:
             return ("number", "__pow__", one, 2)
         if choice < 0.87:
@@ -532,7 +535,8 @@ def _tangled(target: Any, source: Any) -> bool:
 
 
 def _alike(first: Any, second: Any) -> bool:
-    return first.shape == second.shape and first.dtype == second.dtype
+    same = first.shape == second.shape and first.stride() == second.stride()
+    return same and first.dtype == second.dtype
 
 
 def _sums_exactly(tensor: Any) -> bool:
@@ -583,6 +587,7 @@ class Run:
         self.torch, self.avalon = World(Torch), World(Avalon)
         self.length = length
         self.errors = 0
+        self.finished = False
         self.reads: list[tuple[Any, ...]] = []
 
     def __call__(self) -> None:
@@ -595,12 +600,17 @@ class Run:
                 if (first is None) != (second is None):
                     self.fail(f"PyTorch: {first!r}\n  Avalon: {second!r}", second)
                 self.errors += first is not None
+                if first is not None and "second time" in str(first):
+                    # PyTorch has by then added up part of the gradients, we none
+                    self.program.instructions.pop()
+                    return
                 if self.torch.tensors and _too_large(self.torch.tensors[-1]):
                     break
                 self.compare_looks()
                 if self.program.random.random() < 0.15:
                     self.compare(self.program.pick(self.torch))
             self.compare_all()
+            self.finished = True
 
     def compare_looks(self) -> None:
         for position in range(len(self.torch.tensors)):
@@ -681,6 +691,8 @@ def judge(seed: int, length: int = 14) -> Run:
     """
     run = Run(seed, length)
     run()
+    if not run.finished:
+        return run
     calm = run.reads[-len(run.avalon.tensors) :]
     if disturbed(run, seed) != calm:
         run.fail("reads, prints and kept references changed what Avalon computes")
