@@ -16,7 +16,7 @@ from typing import Any
 
 from avalon import dtype as dtypes
 from avalon.codegen.emit import Emit, Pointer, Value
-from avalon.codegen.measures import operations, sums_columns, widest_item
+from avalon.codegen.measures import operations, widest_item
 from avalon.codegen.reduction import extreme, reduce
 from avalon.codegen.target import Target
 from avalon.graph.primitive import lookup
@@ -37,7 +37,6 @@ from avalon.schedule.loops import (
     Store,
 )
 
-_COLUMNS = 4  # vectors of sums down columns that run side by side
 _LINE = 64  # private buffers start at cache lines
 _MUCH = 12  # elementary operations of a body that takes long to build twice
 
@@ -222,15 +221,9 @@ class NestEmitter:
             itemsize = max(itemsize, widest)
         width = max(2, 4 * self.target.lanes // itemsize)
         extent = stage.axes[-1].extent
-        if not isinstance(extent, int):
-            return width
-        while extent <= width // 2 and width > 2:
+        while isinstance(extent, int) and extent <= width // 2 and width > 2:
             width //= 2  # a short axis leaves the rest of a wide vector idle
-        if any(sums_columns(store.value) for store in stage.stores):
-            # Several vectors side by side hide how long one addition takes, and read whole lines.
-            while width < _COLUMNS * self.target.lanes and extent >= 2 * width:
-                width *= 2
-        return width
+        return width * stage.abreast
 
     def is_wide(self, store: Store) -> bool:
         """Whether the result itself has elements of 8 bytes."""

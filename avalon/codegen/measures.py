@@ -41,18 +41,3 @@ def operations(stage: Stage) -> int:
             total += cost_of_call(expression.name)
             pending.extend(expression.operands)
     return total
-
-
-def sums_columns(value: Expression) -> bool:
-    """Whether a value holds a reduction with one result a lane."""
-    pending, seen = [value], {id(value)}
-    while pending:
-        expression = pending.pop()
-        if isinstance(expression, Reduce):
-            return expression.form == "column"
-        if isinstance(expression, Apply):
-            for operand in expression.operands:
-                if id(operand) not in seen:
-                    seen.add(id(operand))
-                    pending.append(operand)
-    return False

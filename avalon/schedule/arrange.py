@@ -34,6 +34,7 @@ from avalon.schedule.loops import (
 
 _UNIT = 16384  # elementary operations of a unit, about
 _UNITS = 16  # units that are enough for any number of threads
+_COLUMNS = 16  # columns that one vector takes
 _SMALL_STRIDE = 4  # strides across lanes up to which a shape-generic kernel knows them
 _SMALL_DIVISOR = 16  # divisors up to which a shape-generic kernel knows them
 
@@ -138,7 +139,7 @@ class Mapper:
                 for store in stage.stores
             ]
         )  # fmt: skip
-        return Stage(axes, stores, stage.lanes)
+        return Stage(axes, stores, stage.lanes, stage.abreast)
 
     def nest(self, nest: Nest) -> Nest:
         units = tuple([a for a in map(self.axis, nest.units) if a is not None])
@@ -267,6 +268,34 @@ def mark_wide(nest: Nest) -> Nest:
     """Note whether some index needs more than 31 bits."""
     limit = 1 << 31
     nest.wide = any(form.high >= limit or form.low < -limit for form in forms_of(nest))
+    return nest
+
+
+def _sums_columns(value: Expression) -> bool:
+    """Whether a value holds a reduction with one result a lane."""
+    pending, seen = [value], {id(value)}
+    while pending:
+        expression = pending.pop()
+        if isinstance(expression, Reduce):
+            return expression.form == "column"
+        if isinstance(expression, Apply):
+            for operand in expression.operands:
+                if id(operand) not in seen:
+                    seen.add(id(operand))
+                    pending.append(operand)
+    return False
+
+
+def set_abreast(nest: Nest) -> Nest:
+    """Let long sums down columns run several vectors side by side: that hides how long one addition
+    takes, and reads whole lines of the cache.
+    """
+    for stage in nest.stages:
+        if not (stage.lanes and stage.axes):
+            continue
+        if any(_sums_columns(store.value) for store in stage.stores):
+            vectors = stage.axes[-1].extent // _COLUMNS
+            stage.abreast = 4 if vectors >= 4 else 2 if vectors >= 2 else 1
     return nest
 
 

@@ -18,7 +18,15 @@ from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Input, Node
 from avalon.graph.primitive import Elementwise
 from avalon.schedule import order, templates
-from avalon.schedule.arrange import choose_units, cost_of, generic, join_loops, mark_wide, work_of
+from avalon.schedule.arrange import (
+    choose_units,
+    cost_of,
+    generic,
+    join_loops,
+    mark_wide,
+    set_abreast,
+    work_of,
+)
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.index import Affine, Axis, SplitAxis, variable
 from avalon.schedule.loops import (
@@ -206,7 +214,7 @@ class CallScheduler:
         joined = join_loops(nest) if parallel == len(stage.axes) else nest
         if not check and parallel:
             joined = choose_units(joined, cost, parallel)
-        nest = mark_wide(joined)
+        nest = set_abreast(mark_wide(joined))
         work, numbers = work_of(nest), None
         if self.generic and check is None:
             nest, numbers = generic(nest)

@@ -11,7 +11,7 @@ from itertools import product
 from avalon.dtype import DType
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Node
-from avalon.schedule.arrange import cost_of, join_loops, mark_wide, work_of
+from avalon.schedule.arrange import cost_of, join_loops, mark_wide, set_abreast, work_of
 from avalon.schedule.calls import CallScheduler, needs_scalars
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.epilogue import fuse_epilogues
@@ -154,7 +154,7 @@ class HotScheduler(CallScheduler):
             each = sum(cost_of(store.value, cost_of_call, set()) for store in stores)
             cost += each * size_of(stored[0].shape)
         nest = Nest(pull.lead, tuple(stages), pull.kinds, locals=pull.locals)
-        nest = mark_wide(join_loops(nest))
+        nest = set_abreast(mark_wide(join_loops(nest)))
         written = frozenset(
             store.argument for stage in stages for store in stage.stores if store.argument >= 0
         )

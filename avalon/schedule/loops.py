@@ -187,11 +187,14 @@ class Store:
 
 @dataclass
 class Stage:
-    """Loops over `axes`, outermost first, around stores; with `lanes` the last is vectorised."""
+    """Loops over `axes`, outermost first, around stores; with `lanes` the last is vectorised, with
+    vectors that are `abreast` times as wide as usual.
+    """
 
     axes: tuple[Axis, ...]
     stores: tuple[Store, ...]
     lanes: bool = True
+    abreast: int = 1
 
 
 @dataclass
@@ -242,6 +245,8 @@ class Printer:
             before = self.indent
             for position, axis in enumerate(stage.axes):
                 kind = "lanes" if stage.lanes and position == len(stage.axes) - 1 else "for"
+                if kind == "lanes" and stage.abreast > 1:
+                    kind = f"lanes x {stage.abreast}"
                 cut = f" by {nest.cut}" if nest.cut and position == 0 else ""
                 self.line(f"{kind} {axis} < {axis.extent}{cut}:")
                 self.indent += 1

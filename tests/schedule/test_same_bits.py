@@ -10,6 +10,7 @@ from hypothesis import given, settings as hypothesis_settings, strategies
 
 from avalon import dtype as dtypes, ops
 from avalon.compiler import compile_graph
+from avalon.differentiation import gradients
 from avalon.graph.graph import Graph
 from avalon.graph.interpret import interpret
 from avalon.runtime.buffer import Buffer
@@ -41,6 +42,23 @@ def assert_same(first, second, graph):
 @given(seed=strategies.integers(0, 1 << 30), size=strategies.integers(3, 40))
 def test_tiers_agree(seed, size):
     graph = Maker(seed, dtypes.float32).grow(size)
+    inputs = values(graph, seed)
+    plain = run(graph, "plain", inputs)
+    assert_same(plain, run(graph, "cold", inputs), graph)
+    assert_same(plain, run(graph, "hot", inputs), graph)
+
+
+@hypothesis_settings(max_examples=10, deadline=None)
+@given(seed=strategies.integers(0, 1 << 30), size=strategies.integers(3, 25))
+def test_tiers_agree_on_gradients(seed, size):
+    graph = Maker(seed, dtypes.float32).grow(size)
+    sums = [ops.reduce_sum(x, axes=tuple(range(x.ndim))) if x.ndim else x for x in graph.outputs]
+    loss = sums[0]
+    for other in sums[1:]:
+        loss = ops.add(loss, other)
+    leaves = [x for x in graph.inputs if not x.scalar]
+    found = gradients(graph, [loss], leaves)
+    graph.outputs = [loss, *(gradient for gradient in found if gradient is not None)]
     inputs = values(graph, seed)
     plain = run(graph, "plain", inputs)
     assert_same(plain, run(graph, "cold", inputs), graph)
