@@ -411,7 +411,7 @@ class NestEmitter:
         step, parts = self.lane_parts(load.index)
         if not parts and isinstance(step, int):
             if step == 1:
-                index = self.scalar_form(load.index)
+                index = self.first_element(load)
                 return emit.load(buffer, index, load.dtype, self.lanes.count, mask)
             if step == -1:
                 return self.load_backwards(load, buffer, mask)
@@ -420,12 +420,22 @@ class NestEmitter:
                 return self.load_strided(load, buffer, step, mask)
         return emit.gather(buffer, self.vector_form(load.index), load.dtype, mask)
 
+    def first_element(self, load: Load) -> Value:
+        """Where the first lane reads; the buffer's start where guards switch all lanes off, for
+        lanes that are off slow machines down where no memory is.
+        """
+        index = self.scalar_form(load.index)
+        for guard in load.guards:
+            if not guard.bits & self.lane_bits():
+                index = self.emit.where(self.guard(guard), index, self.emit.index(0))
+        return index
+
     def load_backwards(self, load: Load, buffer: Pointer, mask: Value | None) -> Value:
         """A row of neighbours, turned around."""
         emit, lanes = self.emit, self.lanes
         assert lanes is not None
         turned = range(lanes.count - 1, -1, -1)
-        start = emit.subtract(self.scalar_form(load.index), lanes.count - 1)
+        start = emit.subtract(self.first_element(load), lanes.count - 1)
         mask = mask and emit.shuffle(mask, None, turned)
         row = emit.load(buffer, start, load.dtype, lanes.count, mask)
         return emit.shuffle(row, None, turned)
@@ -448,7 +458,7 @@ class NestEmitter:
         wanted = emit.constants([lane % step == 0 for lane in range(wide)], dtypes.bool_)
         if spread is not None:
             wanted = emit.bit_and(wanted, spread)
-        row = emit.load(buffer, self.scalar_form(load.index), load.dtype, wide, wanted)
+        row = emit.load(buffer, self.first_element(load), load.dtype, wide, wanted)
         return emit.shuffle(row, None, range(0, wide, step))
 
     def shared_rows(self, stage: Stage) -> dict[Any, set[int]]:
