@@ -11,7 +11,7 @@ PyTorch's rules: https://docs.pytorch.org/docs/stable/tensor_attributes.html#typ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,13 +96,12 @@ def broadcast_to(x: Tensor, shape: Shape) -> Tensor:
     return x if x.shape == shape else ops.broadcast(x, shape=shape)
 
 
-def _operand(x: Any, dtype: DType, shape: Shape) -> Tensor:
-    """`x` as a tensor of `dtype` and `shape`."""
+def _typed(x: Any, dtype: DType, shape: Shape) -> Tensor:
+    """An operand as a tensor of `dtype`; a number has the result's `shape` at once."""
     if type(x) in (float, int, bool) and not dtype.is_complex:
         value = Value.from_number(number_for(x, dtype), dtype)
         return Tensor._make(record(ops.broadcast, (value,), {"shape": shape}) if shape else value)
-    tensor = x if isinstance(x, Tensor) else as_tensor(x, dtype=dtype)
-    return broadcast_to(cast_to(tensor, dtype), shape)
+    return cast_to(x if isinstance(x, Tensor) else as_tensor(x, dtype=dtype), dtype)
 
 
 def binary(primitive: Primitive, a: Any, b: Any, dtype: DType | None = None) -> Tensor:
@@ -130,10 +129,17 @@ def binary(primitive: Primitive, a: Any, b: Any, dtype: DType | None = None) -> 
     first = getattr(a, "shape", ())
     second = getattr(b, "shape", ())
     shape = first if first == second else broadcast_shapes(primitive.name, first, second)
-    result = primitive(_operand(a, dtype, shape), _operand(b, dtype, shape))
+    operands = [_typed(a, dtype, shape), _typed(b, dtype, shape)]
+    result = primitive(*[broadcast_to(operand, shape) for operand in operands])
     if len(shape) > 1:
-        _lay_out(result, a, b)
+        _lay_out(
+            result, [x for x, given in zip(operands, (a, b), strict=True) if _is_tensor(given)]
+        )
     return result
+
+
+def _is_tensor(x: Any) -> bool:
+    return isinstance(x, Tensor)
 
 
 def _keeps_dtype(a: Any, b: Any) -> bool:
@@ -143,11 +149,10 @@ def _keeps_dtype(a: Any, b: Any) -> bool:
     return (type(b) is float or type(b) is int) and a.dtype.kind == "float"
 
 
-def _lay_out(result: Tensor, a: Any, b: Any) -> None:
+def _lay_out(result: Tensor, tensors: Sequence[Tensor]) -> None:
     """Take the strides that the operands have before they are broadcast."""
-    tensors = [x for x in (a, b) if isinstance(x, Tensor)]
     if any(x._strides is not None for x in tensors):
-        alike = len(tensors) == 2 and a.shape == b.shape
+        alike = len(tensors) == 2 and tensors[0].shape == tensors[1].shape
         result._set_strides(elementwise_strides(result.shape, tensors, alike))
 
 

@@ -406,6 +406,8 @@ class Program:
 
     def arithmetic(self, world: World) -> tuple[Any, ...]:
         one, other = self.pick(world), self.pick(world)
+        if _lost(world.tensors[one]) or _lost(world.tensors[other]):
+            return self.make()
         choice = self.random.random()
         if choice < 0.5:
             names = ["__add__", "__sub__", "__mul__", "__mul__"]
@@ -424,8 +426,7 @@ class Program:
             return ("get", one, self.index(shape, True))
         if choice < 0.92:
             return ("get_mask", one, float(self.random.randint(-1, 1)))
-        names = ["__neg__", "abs", "relu", "sum" if _sums_exactly(world.tensors[one]) else "relu"]
-        return ("unary", self.random.choice(names), one)
+        return ("unary", "sum" if _sums_exactly(world.tensors[one]) else "__neg__", one)
 
     def write(self, world: World) -> tuple[Any, ...]:
         one, other = self.pick(world), self.pick(world)
@@ -451,9 +452,11 @@ class Program:
         if choice < 0.8:
             return ("set", one, self.index(shape, not _repeats(tensor)), self.number())
         if choice < 0.92:
-            if _odd(tensor, world.tensors[other]) or _tangled(tensor, world.tensors[other]):
+            index = self.index(shape, not _repeats(tensor))
+            source = world.tensors[other]
+            if _odd(tensor, source) or _tangled(_window(tensor, index), source):
                 return self.make()
-            return ("set_tensor", one, self.index(shape, not _repeats(tensor)), other)
+            return ("set_tensor", one, index, other)
         if _repeats(tensor):
             return self.make()
         return ("set_mask", one, float(self.random.randint(-1, 1)), self.number())
@@ -539,12 +542,33 @@ def _alike(first: Any, second: Any) -> bool:
     return same and first.dtype == second.dtype
 
 
+def _lost(tensor: Any) -> bool:
+    """True for a view from `no_grad` of what requires gradients: PyTorch loses gradients there, and
+    each of its operations keeps other values for a backward that reads none of them.
+    """
+    if tensor is None or not tensor._is_view() or not tensor.requires_grad:
+        return False
+    return _ask(lambda: tensor.is_leaf) is not False
+
+
 def _sums_exactly(tensor: Any) -> bool:
     """Sums are compared where no order of additions rounds."""
     if tensor is None or tensor.dtype != torch.float64:
         return False
     small = tensor.detach() * 1024
     return bool((small.abs() < 2**30).all() and (small == small.round()).all())
+
+
+def _window(tensor: Any, index: Any) -> Any:
+    """What an assignment to `tensor[index]` writes to."""
+    try:
+        window = None if tensor is None else tensor.detach()[index]
+    except (IndexError, TypeError):
+        return tensor
+    shares = window is not None and window.untyped_storage().data_ptr() == (
+        tensor.untyped_storage().data_ptr()
+    )
+    return window if shares else tensor
 
 
 def _is_dense(tensor: Any) -> bool:
