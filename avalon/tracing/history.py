@@ -202,7 +202,8 @@ def backward(
     """Walk back from `roots`, pairs of a history and its cotangent.
 
     Leaves get theirs through `accumulate`, unless `wanted` names the histories whose cotangents are
-    asked for; the result has those, by the history's `serial`.
+    asked for; the result has those, by the history's `serial`. They get them at the end: a walk
+    that fails adds nothing to any of them.
 
     Raises:
         AutogradError: a history on the way was freed by an earlier walk.
@@ -212,6 +213,7 @@ def backward(
     asked = None if wanted is None else {history.serial for history in wanted}
     useful = None if wanted is None else _leading_to(roots, asked or set())
     found: dict[int, Any] = {}
+    gathered: list[tuple[Leaf, Any]] = []
 
     def send(history: History, cotangent: Any) -> None:
         serial = history.serial
@@ -235,7 +237,7 @@ def backward(
                 found[history.serial] = cotangent
             continue
         if isinstance(history, Leaf):
-            accumulate(history, cotangent)
+            gathered.append((history, cotangent))
             continue
         made = history.back(cotangent, wrap, differentiable)
         if not retain:
@@ -247,6 +249,8 @@ def backward(
                 and (useful is None or source.serial in useful)
             ):
                 send(source, one)
+    for leaf, cotangent in gathered:
+        accumulate(leaf, cotangent)
     return found
 
 

@@ -33,6 +33,18 @@ def test_second_backward_needs_retain_graph():
     assert x.grad.tolist() == [4.0, 8.0, 12.0]
 
 
+def test_a_backward_that_fails_adds_nothing():
+    _, x = leaf()
+    y = x * x
+    y.sum().backward()
+    x.grad = None
+    _, late = leaf()
+    with pytest.raises(RuntimeError, match="second time"):
+        (y * late).sum().backward()
+    assert x.grad is None
+    assert late.grad is None
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

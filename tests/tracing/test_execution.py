@@ -9,7 +9,7 @@ import pytest
 
 import avalon as av
 from avalon.settings import settings
-from avalon.tracing import execute
+from avalon.tracing import execute, values
 from avalon.tracing.values import recorder
 
 
@@ -125,6 +125,17 @@ def test_bounds_on_pending_work(monkeypatch):
         y = y + 1
     assert recorder().bytes < 1 << 20
     assert y[0].item() == 21.0
+
+
+def test_work_that_nobody_reads_is_noticed_once(monkeypatch, capsys):
+    monkeypatch.setattr(values, "_noticed", False)
+    monkeypatch.setattr(settings, "pending_calls", 100)
+    x = av.tensor([1.0])
+    for _ in range(500):
+        x * 2 + 1
+    told = capsys.readouterr().err
+    assert told.count("nothing read their results") == 1
+    assert "av.synchronize()" in told
 
 
 def test_parameters_updated_by_hand_run_before_the_next_step():
