@@ -1,4 +1,4 @@
-"""Whole training runs follow PyTorch's: a hundred steps from the same weights."""
+"""Small trainings follow PyTorch for a hundred steps: in the loop, and by `grad` and `update`."""
 
 import numpy as np
 import pytest
