@@ -451,10 +451,17 @@ class Builder:
         """Count from `start` up to, without, `stop`. `nonempty` promises at least one round. A
         single round known beforehand is written without a loop.
 
-        >>> with emit.loop(0, count, 16, carried=(zero,)) as loop:      # doctest: +SKIP
-        ...     x = emit.load(pointer, loop.index, float32, 16)
+        >>> from avalon.codegen.emit import Emit
+        >>> from avalon.codegen.target import host
+        >>> from avalon.dtype import float32
+        >>> emit = Emit("total", host())
+        >>> zero = emit.constant(0, float32)
+        >>> with emit.loop(0, emit.integer(1), carried=(zero,)) as loop:
+        ...     x = emit.load(emit.pointer(0), loop.index, float32)
         ...     loop.next(emit.add(loop.values[0], x))
-        >>> total = loop.results[0]                                     # doctest: +SKIP
+        >>> emit.store(emit.pointer(2), 0, loop.results[0])
+        >>> "fadd float" in emit.finish()
+        True
         """
         start, stop, carried = self.index(start), self.index(stop), tuple(carried)
         known = isinstance(start.number, int) and isinstance(stop.number, int)
@@ -505,10 +512,16 @@ class Builder:
         """Repeat while a condition holds. The body calls `loop.check(condition)` once, before all
         that must not run in the last, incomplete round; `results` are then the carried values.
 
-        >>> with emit.while_((low, high)) as loop:                      # doctest: +SKIP
+        >>> from avalon.codegen.emit import Emit
+        >>> from avalon.codegen.target import host
+        >>> emit = Emit("doubled", host())
+        >>> with emit.while_((emit.integer(0), emit.integer(1))) as loop:
         ...     low, high = loop.values
         ...     loop.check(emit.less(low, high))
-        ...     loop.next(emit.add(low, one), high)
+        ...     loop.next(emit.add(low, low), high)
+        >>> emit.store(emit.pointer(2), 0, loop.results[0])
+        >>> "br i1" in emit.finish()
+        True
         """
         head, outside, carried = self.label("while"), self._block, tuple(carried)
         top = [f"br label %{head}", f"{head}:"]
