@@ -25,7 +25,9 @@ PAUSE = 0.3
 UNCOUNTED = 2
 
 
-def take_turns(steps: Mapping[str, Step], rounds: int, seconds: float) -> dict[str, list[float]]:
+def take_turns(
+    steps: Mapping[str, Step], rounds: int, seconds: float, pause: float = PAUSE
+) -> dict[str, list[float]]:
     """Time each step in `rounds` turns of about `seconds` each; return the median of every turn."""
     turns: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
@@ -33,7 +35,7 @@ def take_turns(steps: Mapping[str, Step], rounds: int, seconds: float) -> dict[s
             step()
     for _ in range(rounds):
         for name, step in steps.items():
-            time.sleep(PAUSE)
+            time.sleep(pause)
             turns[name].append(_one_turn(step, seconds))
     return turns
 
@@ -47,6 +49,16 @@ def _one_turn(step: Step, seconds: float) -> float:
         start = time.perf_counter()
         step()
         durations.append(time.perf_counter() - start)
+    return median(durations)
+
+
+def ratio(turns: Mapping[str, list[float]], peer: str = "torch", ours: str = "avalon") -> float:
+    """How many times as long the peer took, as the median over the paired turns."""
+    return median(b / a for a, b in zip(turns[ours], turns[peer], strict=True))
+
+
+def middle(durations: list[float]) -> float:
+    """The median."""
     return median(durations)
 
 
