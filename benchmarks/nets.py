@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import avalon as av
 import avalon.nn.functional as F
@@ -66,6 +68,127 @@ def vae_step(model: VAE, optimizer: av.optim.Optimizer) -> Callable[..., av.Tens
         error = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
         divergence = -0.5 * (1 + log_variance - mean * mean - log_variance.exp()).sum()
         loss = (error + divergence) / len(x)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+class MLP:
+    """A multilayer perceptron with ReLU between its linear layers: a plain object."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        self.layers = [nn.Linear(m, n) for m, n in pairwise(widths)]
+
+    def __call__(self, x: av.Tensor) -> av.Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class Block:
+    """A pre-norm transformer block with causal self-attention: a plain object."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
+
+    def __call__(self, x: av.Tensor) -> av.Tensor:
+        batch, length, width = x.shape
+        parts = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.project(mixed.transpose(1, 2).reshape(batch, length, width))
+        return x + self.narrow(F.gelu(self.widen(self.norm2(x))))
+
+
+class GPT:
+    """A character model with learned positions: a plain object."""
+
+    def __init__(self, vocabulary: int, context: int, width: int, heads: int, depth: int) -> None:
+        self.token = nn.Embedding(vocabulary, width)
+        self.position = nn.Embedding(context, width)
+        self.blocks = [Block(width, heads) for _ in range(depth)]
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+
+    def __call__(self, tokens: av.Tensor) -> av.Tensor:
+        x = self.token(tokens) + self.position(av.arange(tokens.shape[1]))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+
+def gpt_step(model: GPT, optimizer: av.optim.Optimizer) -> Callable[..., av.Tensor]:
+    """The step that lowers the cross entropy of the next character."""
+
+    def step(x: av.Tensor, y: av.Tensor) -> av.Tensor:
+        optimizer.zero_grad()
+        logits = model(x)
+        loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), y.view(-1))
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+class Coupling:
+    """A masked affine coupling of RealNVP, from data to noise: a plain object."""
+
+    def __init__(self, mask: Sequence[float], width: int) -> None:
+        self.mask = av.buffer(av.tensor(mask))
+        self.scale = MLP((len(mask), width, width, len(mask)))
+        self.shift = MLP((len(mask), width, width, len(mask)))
+
+    def __call__(self, x: av.Tensor) -> tuple[av.Tensor, av.Tensor]:
+        kept, moved = self.mask * x, 1 - self.mask
+        scale = F.tanh(self.scale(kept)) * moved
+        shift = self.shift(kept) * moved
+        return kept + moved * (x - shift) * (-scale).exp(), -scale.sum(1)
+
+
+class RealNVP:
+    """Couplings with alternating masks: a plain object. Calling it gives log-densities."""
+
+    def __init__(self, masks: Sequence[Sequence[float]], width: int) -> None:
+        self.couplings = [Coupling(mask, width) for mask in masks]
+
+    def __call__(self, x: av.Tensor) -> av.Tensor:
+        volume = av.zeros(len(x))
+        for coupling in self.couplings:
+            x, change = coupling(x)
+            volume = volume + change
+        return volume - 0.5 * (x * x).sum(1) - 0.5 * x.shape[1] * math.log(2 * math.pi)
+
+
+def realnvp_step(model: RealNVP, optimizer: av.optim.Optimizer) -> Callable[..., av.Tensor]:
+    """The step that lowers the negative log-likelihood."""
+
+    def step(x: av.Tensor) -> av.Tensor:
+        optimizer.zero_grad()
+        loss = -model(x).mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def mlp_step(
+    model: MLP, criterion: Callable[..., av.Tensor], optimizer: av.optim.Optimizer
+) -> Callable[..., av.Tensor]:
+    """The step of a supervised model with any loss."""
+
+    def step(x: av.Tensor, y: av.Tensor) -> av.Tensor:
+        optimizer.zero_grad()
+        loss = criterion(model(x), y)
         loss.backward()
         optimizer.step()
         return loss
