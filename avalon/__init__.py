@@ -402,6 +402,7 @@ from avalon.save import (
 )
 from avalon.settings import settings as settings
 from avalon.struct import buffer as buffer
+from avalon.switches import switches as switches, without as without
 from avalon.tensor import (
     Tensor as Tensor,
     as_tensor as as_tensor,

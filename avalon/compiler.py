@@ -30,21 +30,26 @@ from avalon.runtime.program import Program
 from avalon.schedule.calls import schedule_calls
 from avalon.schedule.hot import schedule_hot
 from avalon.settings import settings
+from avalon.switches import declare, off
 
 Show = Callable[[str, object], None]
 
 
 def simplify(graph: Graph) -> None:
     """Apply the library's rules, none of which changes a bit."""
-    apply_rules(graph, RULES)
+    apply_rules(graph, RULES, disabled=off())
 
 
-# The rewriting passes of the hot tier, in order. Each changes the graph in place, and no bits.
+# The rewriting passes of the hot tier, in order. Each changes the graph in place, and no bits; its
+# name is a switch.
 PASSES: tuple[tuple[str, Callable[[Graph], object]], ...] = (
     ("simplify", simplify),
     ("common subexpressions", merge_common_subexpressions),
     ("dead code", remove_dead_code),
 )
+
+for _name, _pass in PASSES:
+    declare(_name, "pass", (_pass.__doc__ or "").partition("\n")[0])
 
 _OURS = (PASSES, RULES)
 _WORTH_KEEPING_SECONDS = 0.02
@@ -63,7 +68,7 @@ def compile_graph(
     """
     started = perf_counter()
     target = named(settings.target)
-    keeps = show is None and not skip and _all_ours(graph)
+    keeps = show is None and not skip and not off() and _all_ours(graph)
     key = stored.key_of(_identity(graph), tier, target) if keeps else ""
     plan = stored.read(key) if keeps else None
     if plan is None:
@@ -101,7 +106,7 @@ def plan_graph(
     if tier == "hot":
         graph = graph.copy()
         for name, rewriting in PASSES:
-            if name not in skip:
+            if name not in skip and name not in off():
                 rewriting(graph)
                 tell(name, graph)
     schedule = schedule_hot(graph) if tier == "hot" else schedule_calls(graph, tier)

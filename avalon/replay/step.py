@@ -29,6 +29,7 @@ from avalon.replay.recording import (
 )
 from avalon.replay.snapshot import Changed, missing
 from avalon.settings import settings
+from avalon.switches import off
 from avalon.tensor.cell import Cell
 from avalon.tensor.core import Tensor
 from avalon.tensor.creation import get_default_dtype, tensor
@@ -379,7 +380,7 @@ def _surroundings() -> tuple[Any, ...]:
     """Modes that a recording depends on."""
     return (
         modes.grad, modes.inference, modes.eager, get_default_dtype(), settings.tier,
-        settings.target, injecting(),
+        settings.target, injecting(), off(),
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """What a rewrite rule is: the primitive whose calls it looks at, and what it puts in their place.
 
-Comes in: a function of one Call. Goes out: a `Rule` with a name, by which it can be switched off.
+Comes in: a function of one Call. Goes out: a `Rule` with a name, which is a switch too.
 The function returns the node that computes the same (an operand, an older node, or new calls made
 with ordinary operations, which land in front of the call), or None if the rule does not apply.
 
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from avalon.graph.node import Call, Constant, Node
 from avalon.graph.primitive import Primitive
+from avalon.switches import declare as declare_switch
 
 
 class Rule(NamedTuple):
@@ -39,6 +40,8 @@ def rule(*primitives: Primitive) -> Callable[[Callable[[Call], Node | None]], Ru
     """Make a rewrite rule of a function; its docstring states the algebra."""
 
     def declare(function: Callable[[Call], Node | None]) -> Rule:
+        lines = (function.__doc__ or "").strip().splitlines()
+        declare_switch(function.__name__, "rule", lines[0] if lines else "")
         return Rule(function.__name__, primitives, function)
 
     return declare

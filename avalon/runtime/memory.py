@@ -15,6 +15,11 @@ from dataclasses import dataclass
 
 from avalon.runtime.buffer import ALIGNMENT
 from avalon.runtime.plan import Plan
+from avalon.switches import declare
+
+REUSE_MEMORY = declare("reuse memory", "memory", "temporaries lie where others lay before")
+OVERLAP_LAUNCHES = declare("overlap launches", "memory", "independent kernels run at once")
+UPDATE_IN_PLACE = declare("update in place", "memory", "outputs lie where given-up inputs lay")
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def plan_arena(plan: Plan) -> Arena:
             else:
                 offset, end = end, end + nbytes
             offsets[buffer] = offset
-        for buffer in ending[position]:
+        for buffer in ending[position] if REUSE_MEMORY.on else ():
             _release(gaps, offsets[buffer], align(plan.buffers[buffer].nbytes))
     return Arena(offsets, end)
 
@@ -84,7 +89,7 @@ def group_launches(plan: Plan, arena: Arena, donations: Collection[tuple[int, in
     writes = _Regions(plan, arena, shared)
     for launch in plan.launches:
         touched = [a for a in launch.arguments if a.kind == "buffer"]
-        if any(
+        if not OVERLAP_LAUNCHES.on or any(
             writes.meets(a.value)
             or (a.written and (reads.meets(a.value) or (checking and a.value in donated)))
             for a in touched
@@ -107,6 +112,8 @@ def safe_donations(plan: Plan) -> list[tuple[int, int]]:
     the kernel reads each element before it writes it: the schedule saw to that), and all checks
     must have run before, for a failing program changes nothing.
     """
+    if not UPDATE_IN_PLACE.on:
+        return []
     first_write: dict[int, int] = {}
     last_read: dict[int, int] = {}
     last_check = -1

@@ -20,6 +20,11 @@ from avalon.schedule.loops import Apply, Expression, Extreme, Load, Nest, Reduce
 from avalon.schedule.pull import lowering_of
 from avalon.schedule.steps import LibraryStep, Schedule, Step, Value
 from avalon.shape import contiguous_strides
+from avalon.switches import declare
+
+FUSE_EPILOGUES = declare(
+    "fuse epilogues", "fusion", "products and convolutions compute what follows them: bias, relu"
+)
 
 _LARGEST = 64  # expressions that an epilogue may have: it runs in the innermost loop of storing
 

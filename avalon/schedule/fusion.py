@@ -14,13 +14,14 @@ from avalon import dtype as dtypes
 from avalon.dtype import DType
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Input, Node
-from avalon.graph.primitive import Elementwise, Movement
+from avalon.graph.primitive import Elementwise, Movement, Reduction
 from avalon.schedule import order
 from avalon.schedule.calls import LINEAR, SPECIAL, live_calls, window_on
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.pull import RULES, SMALL_REDUCTION, lowering_of
 from avalon.schedule.pull_values import places_one
 from avalon.shape import size_of
+from avalon.switches import Switch, declare
 
 _STORING = 6  # operations that writing and reading an element back may cost
 _LARGEST = 200  # calls that one kernel takes in
@@ -31,6 +32,23 @@ _REDUCTIONS = frozenset(
     ("reduce_sum", "reduce_product", "reduce_max", "reduce_min", "argmax", "argmin")
 )
 
+
+FUSE_ELEMENTWISE = declare(
+    "fuse elementwise", "fusion", "elementwise calls are computed in the kernels that read them"
+)
+FUSE_REDUCTIONS = declare(
+    "fuse reductions", "fusion", "reductions compute what they reduce, and their readers them"
+)
+FUSE_MOVEMENTS = declare(
+    "fuse movements", "fusion", "readers look through transposes, slices, pads and the like"
+)
+FUSE_LOOKUPS = declare(
+    "fuse lookups", "fusion", "gathers, counters and random bits are computed where they are read"
+)
+SHARE_BUFFERS = declare(
+    "share buffers", "memory", "a stored reshape lies in the buffer of what it reshapes"
+)
+NARROW = declare("narrow positions", "memory", "small positions lie in buffers of bytes")
 
 Kind = tuple[tuple[int, ...], int]
 
@@ -52,6 +70,7 @@ class Decision:
         self._size: dict[Node, int] = {}  # calls in front, those on several paths counted often
         self._depth: dict[Node, int] = {}
         self._level: dict[Node, int] = {}  # calls with loops of their own that come before
+        self._keep_apart()
         self._must_store()
         self._weigh()
         self._share()
@@ -64,6 +83,14 @@ class Decision:
     def is_special(self, node: Node) -> bool:
         """Whether a call has steps of its own."""
         return isinstance(node, Call) and has_own_steps(node)
+
+    def _keep_apart(self) -> None:
+        """Store what a switch that is off does not let into other kernels."""
+        for node in self.calls:
+            if not _switch_of(node).on:
+                self.stored.add(node)
+                if node.primitive.kind is Reduction:
+                    self.stored.update(x for x in node.operands if isinstance(x, Call))
 
     def _must_store(self) -> None:
         for node in self.graph.outputs:
@@ -79,7 +106,9 @@ class Decision:
     def _store(self, node: Node) -> None:
         """Store a node, or, if it only renames another's elements, that one."""
         while (
-            isinstance(node, Call)
+            SHARE_BUFFERS.on
+            and isinstance(node, Call)
+            and node not in self.stored
             and node.primitive.kind is not Elementwise
             and lowering_of(node.primitive) in ("reshape", "copy", "transfer")
             and isinstance(node.operands[0], Call)
@@ -224,8 +253,19 @@ def stored_type(node: Node) -> DType:
     """
     if not isinstance(node, Call) or node.primitive.name not in ("argmax", "argmin"):
         return node.dtype
+    if not NARROW.on:
+        return node.dtype
     extent = node.operands[0].shape[node.parameters["axis"]]
     return dtypes.int8 if extent <= _BYTE else node.dtype
+
+
+def _switch_of(node: Call) -> Switch:
+    """What lets a call into the kernels that read it."""
+    if node.primitive.kind is Elementwise:
+        return FUSE_ELEMENTWISE
+    if node.primitive.kind is Reduction:
+        return FUSE_REDUCTIONS
+    return FUSE_MOVEMENTS if node.primitive.kind is Movement else FUSE_LOOKUPS
 
 
 def _only_moves(node: Node) -> bool:

@@ -17,6 +17,14 @@ from avalon.schedule.index import Affine, address, combine, variable
 from avalon.schedule.loops import Expression
 from avalon.schedule.pull import Guards, Puller, lowering_of
 from avalon.shape import contiguous_strides, size_of
+from avalon.switches import declare
+
+SHARE_KERNELS = declare(
+    "share kernels", "fusion", "one kernel computes several results of one shape"
+)
+FUSE_ROWS = declare(
+    "fuse rows", "fusion", "rows are reduced and gone on with in one kernel: softmax, normalisation"
+)
 
 _MEMBERS = 12  # calls that one kernel stores
 _READS = 24  # buffers that one kernel reads
@@ -127,7 +135,9 @@ def group_calls(decision: Decision) -> list[Group]:
                 del recent[node.shape][:-_RECENT]
         groups.append(group)
         home[node] = group
-    return in_order(join_rows(in_order(groups, home), home), home)
+    if FUSE_ROWS.on:
+        groups = join_rows(in_order(groups, home), home)
+    return in_order(groups, home)
 
 
 def _reads_of_special(decision: Decision, node: Call) -> set[Node]:
@@ -152,7 +162,7 @@ def _find_group(
     home: dict[Node, Group],
 ) -> Group | None:  # fmt: skip
     """A group that the call may join, and gains from joining."""
-    for group in reversed(candidates):
+    for group in reversed(candidates if SHARE_KERNELS.on else []):
         if len(group.members) >= _MEMBERS:
             continue
         if len(group.inputs | close) > _READS:

@@ -14,7 +14,7 @@ from avalon.graph.node import Call, Node
 from avalon.schedule.arrange import cost_of, join_loops, mark_wide, set_abreast, work_of
 from avalon.schedule.calls import CallScheduler, needs_scalars
 from avalon.schedule.costs import cost_of_call
-from avalon.schedule.epilogue import fuse_epilogues
+from avalon.schedule.epilogue import FUSE_EPILOGUES, fuse_epilogues
 from avalon.schedule.fusion import Decision, stored_type
 from avalon.schedule.groups import Group, Rows, group_calls
 from avalon.schedule.index import (
@@ -31,6 +31,11 @@ from avalon.schedule.loops import Expression, Load, Nest, Stage, Store
 from avalon.schedule.pull import Guards, Puller, storage
 from avalon.schedule.steps import Schedule, Step
 from avalon.shape import contiguous_strides, size_of
+from avalon.switches import declare
+
+SPLIT_AXES = declare(
+    "split axes", "fusion", "loops are cut so that a fused reshape needs no division"
+)
 
 _PHASES = 4  # steps of an inner loop that are written out, at most
 
@@ -71,7 +76,8 @@ class HotScheduler(CallScheduler):
                 self.add_group(group)
         for output in self.graph.outputs:
             self.materialize(self.source(output))
-        fuse_epilogues(self.schedule, self.graph.outputs)
+        if FUSE_EPILOGUES.on:
+            fuse_epilogues(self.schedule, self.graph.outputs)
         return self.schedule
 
     def store_narrow(self, groups: list[Group]) -> None:
@@ -98,7 +104,7 @@ class HotScheduler(CallScheduler):
             return
         for part in range(storage(stored[0].dtype)[1]):
             dimensions = [Dimension(extent) for extent in stored[0].shape]
-            split = True
+            split = SPLIT_AXES.on
             while True:
                 try:
                     self.build(group, stored, dimensions, part, split)

@@ -19,6 +19,7 @@ from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Input, Node
 from avalon.runtime.buffer import Buffer
 from avalon.settings import settings
+from avalon.switches import off
 
 _CAPACITY = 512
 _spent = [0.0]  # seconds in which programs were built
@@ -35,7 +36,7 @@ class _Program:
         self.reason = reason
         self.outputs = {position: place for place, position in enumerate(positions)}
         self.tier = tier
-        self.build = (tier, settings.target)
+        self.build = (tier, settings.target, off())
         self.inputs = restrict(graph, positions)
         start = time.perf_counter()
         self.runnable = compile_graph(graph, tier)
@@ -66,7 +67,7 @@ class _Structure:
         elif tier is None:
             tier = "cold" if self.seen == 1 else "hot"
             reason = "first sight" if self.seen == 1 else "came back"
-        build = (tier, settings.target)
+        build = (tier, settings.target, off())
         for program in self.programs:
             if program.build == build and all(position in program.outputs for position in wanted):
                 return program
