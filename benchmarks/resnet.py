@@ -50,7 +50,7 @@ def build(lib: Any) -> Any:
     """The network, made of the layers of `lib`: avalon or torch."""
     layers = lib.nn
 
-    class Block(lib.nn.Module):  # type: ignore[name-defined, misc]
+    class Block(lib.nn.Module):
         """Two 3x3 convolutions around which the input is added."""
 
         def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -70,7 +70,7 @@ def build(lib: Any) -> Any:
             y = layers.functional.relu(self.bn1(self.conv1(x)))
             return layers.functional.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
-    class Net(lib.nn.Module):  # type: ignore[name-defined, misc]
+    class Net(lib.nn.Module):
         """The stem, the stages and the classifier."""
 
         def __init__(self) -> None:
