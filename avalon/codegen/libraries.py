@@ -1,4 +1,4 @@
-"""Calls that have kernels of their own: contractions and sorts.
+"""Calls that have kernels of their own: contractions, sorts and running sums.
 
 Comes in: a `LibraryStep` and the assembler that knows buffers' numbers. Goes out: kernels and
 launches over those numbers.
@@ -13,15 +13,18 @@ from hashlib import sha256
 from math import prod
 from typing import Protocol
 
-from avalon.codegen import contraction, sort
+from avalon.codegen import contraction, cumulative, sort
 from avalon.codegen.contraction import Fused, View
 from avalon.codegen.epilogue import EpilogueEmitter
 from avalon.codegen.target import Target
 from avalon.runtime.plan import Argument, Kernel, Launch
+from avalon.schedule import order
+from avalon.schedule.calls import RUNNING_TOTALS
 from avalon.schedule.pull import lowering_of
 from avalon.schedule.steps import LibraryStep, Operand, Step, Value
 
 _argsort_kernel = cache(sort.argsort_kernel)
+_cumulative_kernel = cache(cumulative.cumulative_kernel)
 
 
 class Buffers(Protocol):
@@ -39,6 +42,8 @@ def library_kernels(
     name = lowering_of(step.call.primitive)
     if name == "argsort":
         return _argsort(step, buffers, target)
+    if name in RUNNING_TOTALS:
+        return _cumulative(step, buffers, target)
     return _contraction(name, step, buffers, target)
 
 
@@ -118,3 +123,23 @@ def _argsort(
     arguments += [Argument("integer", number) for number in (extent, distance, rows)]
     work = 8 * prod(x.shape) * max(extent, 2).bit_length()
     return [kernel], [Launch(kernel.symbol, tuple(arguments), rows, work)]
+
+
+def _cumulative(
+    step: LibraryStep, buffers: Buffers, target: Target
+) -> tuple[Sequence[Kernel], Sequence[Launch]]:
+    call = step.call
+    (x,) = call.operands
+    extent = x.shape[call.parameters["axis"]]
+    rows = prod(x.shape) // extent
+    _, combine = order.identity_and_combine(call.primitive, x.dtype)
+    kernel = _cumulative_kernel(target, x.dtype, combine, call.parameters["reverse"])
+    arguments = [
+        Argument("buffer", buffers.number(step.operands[0].value)),
+        Argument("buffer", buffers.number(step.result.value), written=True),
+        Argument("integer", extent),
+        Argument("integer", rows),
+    ]
+    tile = cumulative.tile_of(target, x.dtype)
+    units = -(-rows // tile) if rows >= tile else rows
+    return [kernel], [Launch(kernel.symbol, tuple(arguments), units, 2 * prod(x.shape))]

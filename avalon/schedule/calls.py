@@ -65,6 +65,8 @@ LINEAR = frozenset(
     )
 )
 
+RUNNING_TOTALS = frozenset(("cumulative_sum", "cumulative_product"))
+
 
 def schedule_calls(graph: Graph, tier: str) -> Schedule:
     """The schedule of a graph without dead nodes, call by call."""
@@ -264,6 +266,17 @@ def window_on(node: Node, stored: Callable[[Node], bool]) -> Operand | None:
     return Operand(pull.keys[found.argument], strides, found.index.offset)
 
 
+def totals_rows(node: Call) -> bool:
+    """Whether a call is a running sum or product of rows whose elements are neighbours: it has a
+    kernel of its own. Along other axes a nest has neighbours for its lanes.
+    """
+    if node.primitive.kind is Elementwise or lowering_of(node.primitive) not in RUNNING_TOTALS:
+        return False
+    axis = node.parameters["axis"]
+    is_number = not (node.dtype.is_complex or node.dtype is dtypes.bool_)
+    return is_number and bool(node.shape) and size_of(node.shape[axis + 1 :]) == 1
+
+
 def needs_scalars(expression: Expression) -> bool:
     """Whether an expression holds a reduction that itself runs across lanes (or has no lanes)."""
     pending, seen = [expression], set()
@@ -333,6 +346,9 @@ def _scan_axes(shape: tuple[int, ...], axis: int) -> tuple[list[int], int]:
 
 
 def _cumulative(scheduler: CallScheduler, node: Call) -> None:
+    if totals_rows(node):
+        _whole(scheduler, node)
+        return
     (x,) = node.operands
     axis, extent = node.parameters["axis"] if x.shape else 0, size_of(x.shape[-1:])
     name = node.primitive.name
@@ -466,7 +482,8 @@ def _check(scheduler: CallScheduler, node: Call) -> None:
     scheduler.finish(pull, stage, node, len(loops), (node.parameters["message"], source))
 
 
-def _sort(scheduler: CallScheduler, node: Call) -> None:
+def _whole(scheduler: CallScheduler, node: Call) -> None:
+    """A kernel of its own on whole buffers."""
     operands = tuple(Operand.whole(scheduler.materialize(operand)) for operand in node.operands)
     scheduler.schedule.steps.append(
         LibraryStep(node, operands, Operand.whole(node), scheduler.generic)
@@ -490,7 +507,7 @@ def _host_call(scheduler: CallScheduler, node: Call) -> None:
 SPECIAL: dict[str, Callable[[CallScheduler, Call], None]] = {
     "concatenate": _concatenate,
     "check_index": _check,
-    "argsort": _sort,
+    "argsort": _whole,
     "contract": _library,
     "convolve": _library,
     "host_call": _host_call,

@@ -16,7 +16,7 @@ from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Input, Node
 from avalon.graph.primitive import Elementwise, Movement, Reduction
 from avalon.schedule import order
-from avalon.schedule.calls import LINEAR, SPECIAL, live_calls, window_on
+from avalon.schedule.calls import LINEAR, SPECIAL, live_calls, totals_rows, window_on
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.pull import RULES, SMALL_REDUCTION, lowering_of
 from avalon.schedule.pull_values import places_one
@@ -99,9 +99,11 @@ class Decision:
             if not has_own_steps(node):
                 continue
             self.stored.add(node)
-            if lowering_of(node.primitive) in ("contract", "convolve", "argsort"):
+            name = lowering_of(node.primitive)
+            strided = name in ("contract", "convolve")
+            if strided or name == "argsort" or totals_rows(node):
                 for operand in node.operands:
-                    self._store_base(operand, lowering_of(node.primitive) != "argsort")
+                    self._store_base(operand, strided)
 
     def _store(self, node: Node) -> None:
         """Store a node, or, if it only renames another's elements, that one."""
