@@ -1,7 +1,8 @@
-"""`python -m benchmarks`: measure everything, print the table, write it to a folder.
+"""`python -m benchmarks`: measure everything, print the tables, write them to a folder.
 
-python -m benchmarks                       all of it, a few minutes
-python -m benchmarks --rounds 3 --only cnn --no-starts
+python -m benchmarks                                all of it, about a quarter of an hour
+python -m benchmarks --only table layers --rounds 3
+python -m benchmarks --only table --lines CNN GPT --without torch.compile
 """
 
 from __future__ import annotations
@@ -9,54 +10,116 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-# glibc gives freed memory back and takes it anew on each step of PyTorch's CNN, which then varies
-# between 13 and 20 ms with the state of the heap. The allocator reads these before main begins.
-_HEAP = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "2000000000"}
-_WORKLOADS = ("cnn", "vae")
+from benchmarks import heap
+
+SECTIONS = ("table", "loops", "squares", "layers", "starts", "processes", "scaling")
 
 
 def main() -> None:
     """Parse the command line, measure, print and write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("out/bench"), help="folder for the results"
     )
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each competitor")
-    parser.add_argument("--seconds", type=float, default=0.7, help="length of a turn")
-    parser.add_argument("--only", choices=_WORKLOADS, help="measure one workload")
-    parser.add_argument("--no-starts", action="store_true", help="skip imports and first steps")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each competitor")
+    parser.add_argument("--seconds", type=float, default=0.5, help="length of a turn")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="measure some sections")
+    parser.add_argument("--lines", nargs="+", help="lines, loops or rows whose names contain these")
+    parser.add_argument("--without", nargs="+", default=(), help="peers to leave out")
     options = parser.parse_args()
-    if os.environ.get("MALLOC_TRIM_THRESHOLD_") != _HEAP["MALLOC_TRIM_THRESHOLD_"]:
-        command = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
-        os.execve(sys.executable, command, os.environ | _HEAP)
+    heap.settle("benchmarks")
     run(options)
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure what the options ask for."""
-    from benchmarks import cnn, measure, report, starts, vae  # they must see the heap's settings
+    # these must see the heap's settings
+    from benchmarks import (
+        layers,
+        loops,
+        measure,
+        processes,
+        report,
+        scaling,
+        squares,
+        starts,
+        table,
+    )
 
-    results: report.Results = {"machine": measure.machine(), "workloads": {}}
-    for name, workload in zip(_WORKLOADS, (cnn, vae), strict=True):
-        if options.only not in (None, name):
-            continue
-        contest = workload.contest()
-        for kind in ("train", "predict"):
-            print(f"{contest.title}: {kind} ...", file=sys.stderr, flush=True)
-            steps = {n: getattr(side, kind) for n, side in contest.competitors.items()}
-            turns = measure.take_turns(steps, options.rounds, options.seconds)
-            results["workloads"][f"{contest.title}, {kind}"] = report.summarize(turns)
-    print("compiled call ...", file=sys.stderr, flush=True)
-    results["compiled call"] = starts.call_seconds()
-    if not options.no_starts:
-        print("first steps and imports ...", file=sys.stderr, flush=True)
-        results["first four steps less four steady ones"] = starts.first_steps()
-        modules = ("avalon", "torch", "jax")
-        results["import"] = {module: starts.import_seconds(module) for module in modules}
-    report.write(results, options.out)
-    print(report.table(results))
+    def chosen(names: Iterable[str]) -> Iterator[str]:
+        for name in names:
+            if not options.lines or any(part in name for part in options.lines):
+                tell(name)
+                yield name
+
+    def turns(steps: dict[str, Callable[[], Any]]) -> Any:
+        steps = {name: step for name, step in steps.items() if name not in options.without}
+        return measure.take_turns(steps, options.rounds, options.seconds)
+
+    def tables() -> Any:
+        return {
+            title: {"asked": line.asked, **report.summarize(turns(line.steps()))}
+            for title in chosen(table.LINES)
+            for line in [table.LINES[title]]
+        }
+
+    def all_loops() -> Any:
+        return {name: report.summarize(turns(loops.sides(name))) for name in chosen(loops.LOOPS)}
+
+    def all_squares() -> Any:
+        found = {}
+        for size in squares.SIZES:
+            taken = turns(squares.steps(size))
+            found[str(size)] = {"rate": squares.rates(size, taken), **report.summarize(taken)}
+        return found
+
+    def all_layers() -> Any:
+        rows = {row.name: row for row in layers.ROWS}
+        found = {}
+        for name in chosen(rows):
+            for kind, taken in layers.measure_row(rows[name], 5, 0.1).items():
+                title = name if kind == "forward" else f"{name} +backward"
+                found[title] = taken if isinstance(taken, str) else report.summarize(taken)
+        return found
+
+    measured: dict[str, Callable[[], Any]] = {
+        "table": tables,
+        "loops": all_loops,
+        "squares": all_squares,
+        "layers": all_layers,
+        "starts": starts.everything,
+        "processes": lambda: {
+            "peak bytes of a ResNet-18 step": processes.peak_bytes(),
+            "share of its lone pace beside another": processes.side_by_side(),
+        },
+        "scaling": lambda: {
+            axis: {str(size): report.summarize(one) for size, one in found.items()}
+            for axis, found in (
+                ("CNN by batch", scaling.batches()),
+                ("MLP by width", scaling.widths()),
+                ("CNN by threads", scaling.threads(len(os.sched_getaffinity(0)))),
+            )
+        },
+    }
+    results: report.Results = {"machine": measure.machine()}
+    for section in options.only or SECTIONS:
+        tell(section)
+        results[section] = measured[section]()
+        report.write(results, options.out)
+    print(report.text(results))
+
+
+def tell(what: str) -> None:
+    """Say on the error stream what is being measured."""
+    print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ def contest() -> Contest:
         {
             "avalon": _avalon(weights, images, labels, compiled=True),
             "avalon loop": _avalon(weights, images, labels, compiled=False),
-            "torch": _torch(weights, images, labels),
+            "torch": _torch(weights, images, labels, compiled=False),
+            "torch.compile": _torch(weights, images, labels, compiled=True),
             "jax": _jax(weights, images, labels),
         },
     )
@@ -56,7 +57,7 @@ def _avalon(weights: Arrays, images: Any, labels: Any, *, compiled: bool) -> Com
     return Competitor(lambda: step(x, y).item(), lambda: forward(x).numpy())
 
 
-def _torch(weights: Arrays, images: Any, labels: Any) -> Competitor:
+def _torch(weights: Arrays, images: Any, labels: Any, *, compiled: bool) -> Competitor:
     layers = torch.nn
     functional = torch.nn.functional
 
@@ -77,6 +78,8 @@ def _torch(weights: Arrays, images: Any, labels: Any) -> Competitor:
     net = TorchNet()
     net.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    if compiled:
+        net = torch.compile(net)
     x, y = torch.tensor(images), torch.tensor(labels)
 
     def train() -> float:

@@ -37,7 +37,8 @@ def contest() -> Contest:
         {
             "avalon": _avalon(weights, x, y, compiled=True),
             "avalon loop": _avalon(weights, x, y, compiled=False),
-            "torch": _torch(weights, x, y),
+            "torch": _torch(weights, x, y, compiled=False),
+            "torch.compile": _torch(weights, x, y, compiled=True),
             "jax": _jax(weights, x, y),
         },
     )
@@ -59,7 +60,7 @@ def _avalon(weights: Arrays, tokens: Any, following: Any, *, compiled: bool) -> 
     return Competitor(lambda: step(x, y).item(), lambda: forward(x).numpy())
 
 
-def _torch(weights: Arrays, tokens: Any, following: Any) -> Competitor:
+def _torch(weights: Arrays, tokens: Any, following: Any, *, compiled: bool) -> Competitor:
     layers, functional = torch.nn, torch.nn.functional
 
     class Block(torch.nn.Module):
@@ -96,6 +97,8 @@ def _torch(weights: Arrays, tokens: Any, following: Any) -> Competitor:
     model = TorchGPT()
     model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=DECAY)
+    if compiled:
+        model = torch.compile(model)
     x, y = torch.tensor(tokens), torch.tensor(following)
 
     def train() -> float:

@@ -182,8 +182,8 @@ ROWS: tuple[Row, ...] = (
     Row("attention", _attention, ((8, 128, 256),)),
     Row(
         "sdpa_causal",
-        lambda lib: lambda q, k, v: lib.nn.functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True
+        lambda lib: (
+            lambda q, k, v: lib.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         ),
         ((8, 8, 256, 64),) * 3,
     ),
@@ -202,8 +202,10 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "ctc",
-        lambda lib: lambda x, y: lib.nn.CTCLoss()(
-            x.log_softmax(2), y + 1, lengths(lib, 50), lengths(lib, 10)
+        lambda lib: (
+            lambda x, y: lib.nn.CTCLoss()(
+                x.log_softmax(2), y + 1, lengths(lib, 50), lengths(lib, 10)
+            )
         ),
         ((50, 16, 20), (19, (16, 10))),
     ),

@@ -26,7 +26,7 @@ UNCOUNTED = 2
 
 
 def take_turns(
-    steps: Mapping[str, Step], rounds: int, seconds: float, pause: float = PAUSE
+    steps: Mapping[str, Step], rounds: int, seconds: float, pause: float | None = None
 ) -> dict[str, list[float]]:
     """Time each step in `rounds` turns of about `seconds` each; return the median of every turn."""
     turns: dict[str, list[float]] = {name: [] for name in steps}
@@ -35,7 +35,7 @@ def take_turns(
             step()
     for _ in range(rounds):
         for name, step in steps.items():
-            time.sleep(pause)
+            time.sleep(PAUSE if pause is None else pause)
             turns[name].append(_one_turn(step, seconds))
     return turns
 

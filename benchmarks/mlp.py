@@ -55,7 +55,8 @@ def _contest(widths: Widths, *, batch: int, rows: int) -> Contest:
         {
             "avalon": _avalon(widths, weights, x, y, row, compiled=True),
             "avalon loop": _avalon(widths, weights, x, y, row, compiled=False),
-            "torch": _torch(widths, weights, x, y, row),
+            "torch": _torch(widths, weights, x, y, row, compiled=False),
+            "torch.compile": _torch(widths, weights, x, y, row, compiled=True),
             "jax": _jax(widths, weights, x, y, row),
         },
     )
@@ -79,7 +80,9 @@ def _avalon(
     return Competitor(lambda: step(x, y).item(), lambda: forward(one).numpy())
 
 
-def _torch(widths: Widths, weights: Arrays, images: Any, target: Any, row: Any) -> Competitor:
+def _torch(
+    widths: Widths, weights: Arrays, images: Any, target: Any, row: Any, *, compiled: bool
+) -> Competitor:
     functional = torch.nn.functional
 
     class TorchMLP(torch.nn.Module):
@@ -95,6 +98,8 @@ def _torch(widths: Widths, weights: Arrays, images: Any, target: Any, row: Any) 
     model = TorchMLP()
     model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    if compiled:
+        model = torch.compile(model)
     criterion = functional.mse_loss if widths[-1] == 1 else functional.cross_entropy
     x, y, one = torch.tensor(images), torch.tensor(target), torch.tensor(row)
 

@@ -29,7 +29,9 @@ class Net:
         return F.log_softmax(self.fc(x.reshape(-1, 32 * 7 * 7)), dim=1)
 
 
-def training_step(net: Net, optimizer: av.optim.Optimizer) -> Callable[..., av.Tensor]:
+def training_step(
+    net: Callable[[av.Tensor], av.Tensor], optimizer: av.optim.Optimizer
+) -> Callable[..., av.Tensor]:
     """The step as a user of PyTorch writes it."""
 
     def step(x: av.Tensor, y: av.Tensor) -> av.Tensor:
@@ -189,6 +191,30 @@ def mlp_step(
     def step(x: av.Tensor, y: av.Tensor) -> av.Tensor:
         optimizer.zero_grad()
         loss = criterion(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+class Recurrent:
+    """An LSTM whose last output is classified: a plain object."""
+
+    def __init__(self, inputs: int, hidden: int, classes: int) -> None:
+        self.lstm = nn.LSTM(inputs, hidden, batch_first=True)
+        self.fc = nn.Linear(hidden, classes)
+
+    def __call__(self, x: av.Tensor) -> av.Tensor:
+        return self.fc(self.lstm(x)[0][:, -1])
+
+
+def recurrent_step(model: Recurrent, optimizer: av.optim.Optimizer) -> Callable[..., av.Tensor]:
+    """The step that lowers the cross entropy."""
+
+    def step(x: av.Tensor, y: av.Tensor) -> av.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
         return loss

@@ -45,7 +45,8 @@ def contest() -> Contest:
         {
             "avalon": _avalon(weights, points, compiled=True),
             "avalon loop": _avalon(weights, points, compiled=False),
-            "torch": _torch(weights, points),
+            "torch": _torch(weights, points, compiled=False),
+            "torch.compile": _torch(weights, points, compiled=True),
             "jax": _jax(weights, points),
         },
     )
@@ -68,7 +69,7 @@ def _avalon(weights: Arrays, points: Any, *, compiled: bool) -> Competitor:
     return Competitor(lambda: step(x).item(), lambda: forward(x).numpy())
 
 
-def _torch(weights: Arrays, points: Any) -> Competitor:
+def _torch(weights: Arrays, points: Any, *, compiled: bool) -> Competitor:
     layers = torch.nn
 
     def network() -> Any:
@@ -101,6 +102,9 @@ def _torch(weights: Arrays, points: Any) -> Competitor:
             x = kept + moved * (x - shift) * torch.exp(-scale)
             volume = volume - scale.sum(1)
         return volume - 0.5 * (x * x).sum(1) - 0.5 * x.shape[1] * NORMAL
+
+    if compiled:
+        density = torch.compile(density)
 
     def train() -> float:
         optimizer.zero_grad()

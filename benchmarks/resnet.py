@@ -28,20 +28,20 @@ def contest() -> Contest:
     images = generator.normal(size=(BATCH, 3, 32, 32)).astype(np.float32)
     labels = generator.integers(0, 10, BATCH)
     torch.manual_seed(0)
-    peer = build(torch)
-    weights = {name: value.numpy().copy() for name, value in peer.state_dict().items()}
+    start = {name: value.numpy().copy() for name, value in build(torch).state_dict().items()}
 
-    def avalon(compiled: bool) -> Competitor:
-        net = build(av)
-        net.load_state_dict({name: av.tensor(value) for name, value in weights.items()})
-        return _competitor(av, net, images, labels, compiled)
+    def side(lib: Any, compiled: bool) -> Competitor:
+        net = build(lib)
+        net.load_state_dict({name: lib.tensor(value) for name, value in start.items()})
+        return competitor(lib, net, images, labels, compiled)
 
     return Contest(
         f"ResNet-18 on 32x32, batch {BATCH}",
         {
-            "avalon": avalon(compiled=True),
-            "avalon loop": avalon(compiled=False),
-            "torch": _competitor(torch, peer, images, labels, compiled=False),
+            "avalon": side(av, compiled=True),
+            "avalon loop": side(av, compiled=False),
+            "torch": side(torch, compiled=False),
+            "torch.compile": side(torch, compiled=True),
         },
     )
 
@@ -91,24 +91,28 @@ def build(lib: Any) -> Any:
     return Net()
 
 
-def _competitor(lib: Any, net: Any, images: Any, labels: Any, compiled: bool) -> Competitor:
+def competitor(lib: Any, net: Any, images: Any, labels: Any, compiled: bool) -> Competitor:
+    """One library's side; `compiled`: Avalon's steps or PyTorch's network go to `compile`."""
     optimizer = lib.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
     loss_of = lib.nn.functional.cross_entropy
     x, y = lib.tensor(images), lib.tensor(labels)
 
     def step(x: Any, y: Any) -> Any:
         optimizer.zero_grad()
-        loss = loss_of(net(x), y)
+        loss = loss_of(network(x), y)
         loss.backward()
         optimizer.step()
         return loss
 
     def forward(x: Any) -> Any:
         with lib.no_grad():
-            return net(x)
+            return network(x)
 
-    if compiled:
-        step, forward = lib.compile(step), lib.compile(forward)
+    network = net
+    if compiled and lib is av:
+        step, forward = av.compile(step), av.compile(forward)
+    elif compiled:
+        network = lib.compile(net)
 
     def train() -> float:
         net.train()

@@ -3,7 +3,7 @@
 Comes in: nothing. Goes out: seconds by name. Every number comes from fresh processes, for a second
 import or a second first step costs nothing.
 
-`python -m benchmarks.starts loop|compiled` does the first steps of the CNN and prints their times.
+`python -m benchmarks.starts MODEL` does a model's first steps and prints their times.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from statistics import median
 import numpy as np
 
 import avalon as av
-from benchmarks.nets import Net, training_step
+from benchmarks import nets, resnet
 
-STEPS = 24
+Step = tuple[Callable[..., av.Tensor], tuple[av.Tensor, ...]]  # and the batch that it takes
+STEPS = 16
 FIRST = 4
 
 
@@ -40,19 +41,27 @@ def import_seconds(module: str, repeats: int = 5) -> float:
 
 
 def first_steps(repeats: int = 3) -> dict[str, float]:
-    """The CNN's first four steps less four steady ones: from a cold and a warm cache, both ways."""
+    """First four steps less four steady ones by model: from an empty cache, and for some a full."""
     extra: dict[str, list[float]] = {}
-    for way in ("loop", "compiled"):
+    for name in FIRST_STEPS:
         for _ in range(repeats):
             with tempfile.TemporaryDirectory() as cache:
                 for state in ("cold", "warm"):
-                    seconds = json.loads(
-                        _run([sys.executable, "-m", "benchmarks.starts", way], AVALON_CACHE=cache)
-                    )
+                    command = [sys.executable, "-m", "benchmarks.starts", name]
+                    seconds = json.loads(_run(command, AVALON_CACHE=cache))
                     steady = median(seconds[FIRST * 2 :])
                     over = sum(seconds[:FIRST]) - FIRST * steady
-                    extra.setdefault(f"{way}, {state} cache", []).append(over)
+                    extra.setdefault(f"{name}, {state} cache", []).append(over)
     return {name: median(values) for name, values in extra.items()}
+
+
+def everything() -> dict[str, dict[str, float]]:
+    """All that this module measures, by what it is."""
+    return {
+        "first four steps less four steady ones": first_steps(),
+        "import": {module: import_seconds(module) for module in ("avalon", "torch", "jax")},
+        "compiled call": call_seconds(),
+    }
 
 
 def call_seconds(calls: int = 5000) -> dict[str, float]:
@@ -93,19 +102,57 @@ def _run(command: Sequence[str], **environment: str) -> str:
     return done.stdout
 
 
-def _first_steps_of_this_process(way: str) -> list[float]:
+def _cnn() -> Step:
+    net = nets.Net()
+    step = nets.training_step(net, av.optim.Adam(av.parameters(net), lr=1e-3))
+    return step, (_floats(100, 1, 28, 28), _integers(10, 100))
+
+
+def _resnet() -> Step:
+    net = resnet.build(av)
+    step = nets.training_step(net, av.optim.SGD(net.parameters(), lr=0.01, momentum=0.9))
+    return step, (_floats(resnet.BATCH, 3, 32, 32), _integers(10, resnet.BATCH))
+
+
+def _gpt() -> Step:
+    model = nets.GPT(65, 64, 128, 4, 4)
+    step = nets.gpt_step(model, av.optim.AdamW(av.parameters(model), lr=1e-3))
+    return step, (_integers(65, 12, 64), _integers(65, 12, 64))
+
+
+def _recurrent(length: int) -> Step:
+    model = nets.Recurrent(64, 256, 10)
+    step = nets.recurrent_step(model, av.optim.Adam(av.parameters(model), lr=1e-3))
+    return step, (_floats(8, length, 64), _integers(10, 8))
+
+
+FIRST_STEPS: dict[str, Callable[[], Step]] = {
+    "CNN loop": _cnn,
+    "CNN compiled": _cnn,
+    "ResNet-18 compiled": _resnet,
+    "GPT compiled": _gpt,
+    "LSTM of length 10 compiled": lambda: _recurrent(10),
+    "LSTM of length 1000 compiled": lambda: _recurrent(1000),
+}
+
+
+def _floats(*shape: int) -> av.Tensor:
+    return av.tensor(np.random.default_rng(0).random(shape, np.float32))
+
+
+def _integers(high: int, *shape: int) -> av.Tensor:
+    return av.tensor(np.random.default_rng(0).integers(0, high, shape))
+
+
+def _first_steps_of_this_process(name: str) -> list[float]:
     av.manual_seed(0)
-    net = Net()
-    step = training_step(net, av.optim.Adam(av.parameters(net), lr=1e-3))
-    if way == "compiled":
+    step, batch = FIRST_STEPS[name]()
+    if name.endswith("compiled"):
         step = av.compile(step)
-    generator = np.random.default_rng(0)
-    x = av.tensor(generator.random((100, 1, 28, 28), np.float32))
-    y = av.tensor(generator.integers(0, 10, 100))
     seconds = []
     for _ in range(STEPS):
         start = time.perf_counter()
-        step(x, y).item()
+        step(*batch).item()
         seconds.append(time.perf_counter() - start)
     return seconds
 

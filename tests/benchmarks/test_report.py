@@ -19,21 +19,33 @@ def test_summary():
     assert summary["turns"]["avalon"] == [2, 4, 1]
 
 
+def test_the_best_peer_is_not_ourselves_in_another_way():
+    summary = report.summarize(TURNS | {"avalon loop": [0.001] * 3})
+    assert summary["times as long"]["avalon loop"] == 0.5
+    assert report.best(summary | {"times as long": {"avalon loop": 0.5, "torch": 2.0}}) == 2.0
+
+
 def test_the_three_files(tmp_path):
+    line = report.summarize(TURNS)
     results = {
         "machine": {"cores": 2},
-        "workloads": {
-            "CNN, train": report.summarize(TURNS),
-            "CNN, predict": report.summarize(TURNS),
+        "table": {"CNN, train": line | {"asked": 3.0}, "CNN, predict": line | {"asked": 4.0}},
+        "layers": {"relu": line, "ctc": "not there: CTCLoss"},
+        "squares": {"256": line | {"rate": {"avalon": 80.0, "multiply-adds": 100.0}}},
+        "starts": {
+            "compiled call": {"4 tensors": 5.25e-6},
+            "import": {"avalon": 0.2, "torch": 1.6},
         },
-        "compiled call": {"4 tensors": 5.25e-6},
-        "import": {"avalon": 0.2, "torch": 1.6},
     }
     report.write(results, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
     assert (tmp_path / "out" / "results.png").read_bytes()[:4] == b"\x89PNG"
     text = (tmp_path / "out" / "results.txt").read_text()
-    assert "4.00 (2.00x)" in text
+    assert "    0.50    3.00" in text
+    assert "geometric mean 0.50, least 0.50" in text
+    assert "0 of 1 at 1.0 or better, least 0.50" in text
+    assert "not there: CTCLoss" in text
+    assert "of the limit  0.80" in text
     assert "5.2 us" in text
     assert "200.0 ms" in text
     assert "1.60 s" in text
