@@ -33,7 +33,7 @@ _SUMS = 160 << 10  # bytes of sums that a unit keeps, so that they stay in the s
 _NEAR = 32 << 10  # bytes of sums that stay in the first cache
 _COPIED = 256 << 10  # bytes of x that a unit copies, likewise
 _MOST_BOXES = 6  # sizes of units that are tried for a tile
-_RESIDENT = 384 << 10  # bytes of packed lanes that may stay in the second cache
+_RESIDENT = 576 << 10  # bytes of packed lanes that may stay in the second cache
 _PAGE = 4096  # rows that lie a multiple of it apart share their places in the first cache
 
 
@@ -182,7 +182,12 @@ class _Model:
         panel = schedule.vectors * self.width
         lanes = self.images if schedule.x_in_lanes else self.channels
         rows = self.channels if schedule.x_in_lanes else self.images
-        lane_groups = ceil(lanes / max(panel, 128 // panel * panel))
+        widest = 128
+        if schedule.pack_lanes:
+            # Few enough that their whole sum stays, if that leaves a panel.
+            most = _RESIDENT // max(1, self._span_length() * self.size)
+            widest = min(widest, most) if most >= panel else widest
+        lane_groups = ceil(lanes / max(panel, widest // panel * panel))
         row_groups = ceil(rows / (max(1, 128 // schedule.rows) * schedule.rows))
         wanted = self.wanted_units() / (self.groups * self.blocks.spans)
         while lane_groups * row_groups < wanted:

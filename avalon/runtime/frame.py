@@ -17,7 +17,7 @@ from avalon.runtime.buffer import Buffer
 from avalon.runtime.plan import Argument, Launch, Plan
 from avalon.runtime.values import Table, Values
 
-_CHUNKS_PER_THREAD = 6
+_CHUNKS_PER_THREAD = 8
 _CHUNK_NANOSECONDS = 2_000  # a smaller chunk costs more to claim than it gains
 # What a core does in a nanosecond, for first guesses only; then calls are timed.
 _FLOPS_PER_NANOSECOND = 40
