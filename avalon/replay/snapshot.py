@@ -212,7 +212,22 @@ class Entry:
         self.keys = self.kind.keys(self.container)
 
     def name(self, position: int) -> str:
-        return self.kind.template.format(path=self.path, key=self.keys[position])
+        return self.name_of(self.keys[position])
+
+    def name_of(self, key: Any) -> str:
+        """The path of the child at `key`; a tensor, a key of optimizers' states, by its shape."""
+        shown = _Described(key) if isinstance(key, Tensor) else key
+        return self.kind.template.format(path=self.path, key=shown)
+
+
+class _Described:
+    """A tensor that is a key, by its shape."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def __repr__(self) -> str:
+        return f"tensor of shape {tuple(self._tensor.shape)}"
 
 
 class Snapshot:
@@ -327,7 +342,7 @@ class Snapshot:
             for key in {**was, **now}:
                 before, after = was.get(key, _MISSING), now.get(key, _MISSING)
                 if before is not after and not _equal_atoms(before, after):
-                    path = entry.kind.template.format(path=entry.path, key=key)
+                    path = entry.name_of(key)
                     found.append(Change(path, entry, key, before, after))
         for path, array, before in self._arrays:
             if array.tobytes() != before.tobytes():
