@@ -355,5 +355,5 @@ def permutation(count: int, dtype: DType, generator: Generator | None = None) ->
     fed = _fed("permutation", (count,), dtype)
     if fed is not None:
         return fed
-    order = ops.argsort(bits((count,), generator), axis=0, descending=False)
+    order = ops.argsort(bits((count,), generator), axis=0, descending=False, count=count)
     return order if dtype is dtypes.int64 else ops.cast(order, dtype=dtype)

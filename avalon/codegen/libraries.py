@@ -113,15 +113,18 @@ def _argsort(
     (x,) = call.operands
     axis = call.parameters["axis"]
     extent, distance = x.shape[axis], prod(x.shape[axis + 1 :])
-    rows = prod(x.shape) // extent
-    kernel = _argsort_kernel(target, x.dtype, call.parameters["descending"])
+    rows, count = prod(x.shape) // extent, call.parameters["count"]
+    capacity = sort.capacity_of(extent, distance, count)
+    selects = capacity < extent
+    kernel = _argsort_kernel(target, x.dtype, call.parameters["descending"], selects)
     numbers = [buffers.number(step.operands[0].value), buffers.number(step.result.value)]
-    numbers.append(buffers.temporary(2 * 8 * prod(x.shape)))
+    numbers.append(buffers.temporary(2 * 8 * sort.words_of(x.dtype) * capacity * rows))
     arguments = [
         Argument("buffer", number, written=place > 0) for place, number in enumerate(numbers)
     ]
-    arguments += [Argument("integer", number) for number in (extent, distance, rows)]
-    work = 8 * prod(x.shape) * max(extent, 2).bit_length()
+    integers = (extent, distance, rows, count, capacity)
+    arguments += [Argument("integer", number) for number in integers]
+    work = (4 if selects else 40) * prod(x.shape)
     return [kernel], [Launch(kernel.symbol, tuple(arguments), rows, work)]
 
 

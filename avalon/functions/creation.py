@@ -415,9 +415,7 @@ def multinomial(
         )
     # The largest of weight / exponential draws are a sample without replacement.
     keys = weights / random.exponential(tuple(input.shape), weights.dtype, generator)
-    order = ops.argsort(keys, axis=last, descending=True)
-    starts, steps = (0,) * input.ndim, (1,) * input.ndim
-    return ops.slice(order, starts=starts, sizes=(*input.shape[:-1], num_samples), steps=steps)
+    return ops.argsort(keys, axis=last, descending=True, count=num_samples)
 
 
 @method("uniform_")

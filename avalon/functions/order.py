@@ -99,6 +99,11 @@ def diff(input: Tensor, n: int = 1, dim: int = -1) -> Tensor:
 # --- sorting ------------------------------------------------------------------------------------
 
 
+def _order(x: Tensor, axis: int, descending: bool = False) -> Tensor:
+    """The indices that put all of an axis in order."""
+    return ops.argsort(x, axis=axis, descending=descending, count=x.shape[axis])
+
+
 @method("sort")
 def sort(input: Any, dim: int = -1, descending: bool = False, stable: bool = True) -> Extreme:
     """The elements in order along `dim`, and where they came from; equal ones keep their order.
@@ -111,7 +116,7 @@ def sort(input: Any, dim: int = -1, descending: bool = False, stable: bool = Tru
     axis = normalize_axis("sort", dim, input.ndim)
     if input.ndim == 0:
         return Extreme(input, input.constant(0, dtype=dtypes.int64))
-    index = ops.argsort(input, axis=axis, descending=descending)
+    index = _order(input, axis, descending=descending)
     return Extreme(ops.gather(input, index, axis=axis), index)
 
 
@@ -143,7 +148,7 @@ def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool =
         )
     if input.ndim == 0:
         return Extreme(input, input.constant(0, dtype=dtypes.int64))
-    index = part(ops.argsort(input, axis=axis, descending=largest), axis, 0, k)
+    index = ops.argsort(input, axis=axis, descending=largest, count=k)
     return Extreme(ops.gather(input, index, axis=axis), index)
 
 
@@ -157,7 +162,7 @@ def kthvalue(input: Any, k: int, dim: int = -1, keepdim: bool = False) -> Extrem
         raise ShapeError(f"[kthvalue] k = {k} must lie in [1, {size}], the size of axis {dim}")
     if input.ndim == 0:
         return Extreme(input, input.constant(0, dtype=dtypes.int64))
-    index = part(ops.argsort(input, axis=axis, descending=False), axis, k - 1, 1)
+    index = part(ops.argsort(input, axis=axis, descending=False, count=k), axis, k - 1, 1)
     found = ops.gather(input, index, axis=axis)
     shape = kept(input.shape, (axis,)) if keepdim else input.shape[:axis] + input.shape[axis + 1 :]
     return Extreme(reshape(found, shape), reshape(index, shape))
@@ -190,7 +195,7 @@ def _median_along(x: Tensor, axis: int, keepdim: bool) -> Extreme:
     size = x.shape[axis]
     if size == 0:
         raise IndexOutOfRange(f"[median] axis {axis} of shape {x.shape} has no elements")
-    order = ops.argsort(x, axis=axis, descending=False)
+    order = _order(x, axis)
     middle = part(order, axis, (size - 1) // 2, 1)
     if x.dtype.is_floating_point:  # NaN sorts last: the first of them is the answer
         last = part(order, axis, size - 1, 1)
@@ -209,7 +214,7 @@ def mode(input: Any, dim: int = -1, keepdim: bool = False) -> Extreme:
     axis = normalize_axis("mode", dim, input.ndim)
     if input.ndim == 0:
         return Extreme(input, input.constant(0, dtype=dtypes.int64))
-    order = ops.argsort(input, axis=axis, descending=False)
+    order = _order(input, axis)
     ordered = ops.gather(input, order, axis=axis)
     size, position = input.shape[axis], iota(input.shape, axis)
     first = part(position.constant(True, dtype=dtypes.bool_), axis, 0, min(size, 1))

@@ -232,20 +232,28 @@ scatter_add.lowering("scatter_add")
 
 
 @primitive(Indexing, accepts="real", samples=samples.orders)
-def argsort(x, axis, descending):
-    """Indices (int64) that sort along `axis`; equals keep their order; NaN counts as greatest."""
-    if not descending:
-        return np.argsort(x, axis=axis, kind="stable")
-    # A stable descending order is the ascending one of the mirrored array, read backwards.
-    backwards = np.flip(np.argsort(np.flip(x, axis), axis=axis, kind="stable"), axis)
-    return x.shape[axis] - 1 - backwards
+def argsort(x, axis, descending, count):
+    """Indices (int64) of the first `count` elements in order along `axis`; equals keep their order;
+    NaN counts as greatest.
+    """
+    if descending:
+        # A stable descending order is the ascending one of the mirrored array, read backwards.
+        backwards = np.flip(np.argsort(np.flip(x, axis), axis=axis, kind="stable"), axis)
+        found = x.shape[axis] - 1 - backwards
+    else:
+        found = np.argsort(x, axis=axis, kind="stable")
+    return found[(slice(None),) * axis + (slice(count),)]
 
 
 @argsort.shape
-def _(x, axis, descending):
+def _(x, axis, descending, count):
     if not 0 <= axis < x.ndim:
         raise ShapeError(f"[argsort] axis {axis} of shape {x.shape} must be in [0, {x.ndim})")
-    return x.shape, dtypes.int64
+    if not 0 <= count <= x.shape[axis]:
+        raise ShapeError(
+            f"[argsort] count {count} must be in [0, {x.shape[axis]}], the size of axis {axis}"
+        )
+    return (*x.shape[:axis], count, *x.shape[axis + 1 :]), dtypes.int64
 
 
 argsort.no_gradient("integer valued")

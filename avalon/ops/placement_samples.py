@@ -183,8 +183,11 @@ def scatter_adds(rng: np.random.Generator, dtype: DType) -> Iterator[Sample]:
 def orders(rng: np.random.Generator, dtype: DType) -> Iterator[Sample]:
     for descending in (False, True):
         for shape, axis in (((9,), 0), ((4, 5), 0), ((4, 5), 1), ((2, 40), 1), ((0,), 0)):
-            yield (distinct(rng, dtype, shape),), {"axis": axis, "descending": descending}
-            yield (values(rng, dtype, shape, 0, 3),), {"axis": axis, "descending": descending}
+            chosen = {"axis": axis, "descending": descending}
+            count = shape[axis]
+            yield (distinct(rng, dtype, shape),), {**chosen, "count": count // 2}
+            yield (distinct(rng, dtype, shape),), {**chosen, "count": count}
+            yield (values(rng, dtype, shape, 0, 3),), {**chosen, "count": count}
 
 
 def checks(rng: np.random.Generator, dtype: DType) -> Iterator[Sample]:

@@ -154,7 +154,8 @@ class Maker:
             return ops.scatter_add(x, indices, ops.sin(x), axis=axis)
         if how == 2:
             return ops.scatter(x, indices, ops.sin(x), axis=axis)
-        return ops.gather(x, ops.argsort(x, axis=axis, descending=False), axis=axis)
+        order = ops.argsort(x, axis=axis, descending=False, count=x.shape[axis])
+        return ops.gather(x, order, axis=axis)
 
     def convolve(self, x):
         image = ops.reshape(self.fit(x, (4, 6)), shape=(1, 1, 1, 4, 6))

@@ -203,7 +203,9 @@ class Maker:
         if x is None:
             return None
         axis = self.pick(0, x.ndim)
-        order = ops.argsort(x, axis=axis, descending=bool(self.pick(0, 2)))
+        order = ops.argsort(
+                x, axis=axis, descending=bool(self.pick(0, 2)), count=x.shape[axis]
+            )
         return ops.gather(x, order, axis=axis)
 
     def make_taken(self) -> Any:
