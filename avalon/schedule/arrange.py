@@ -277,7 +277,7 @@ def _sums_columns(value: Expression) -> bool:
     while pending:
         expression = pending.pop()
         if isinstance(expression, Reduce):
-            return expression.form == "column"
+            return expression.form in ("column", "chain")
         if isinstance(expression, Apply):
             for operand in expression.operands:
                 if id(operand) not in seen:

@@ -44,6 +44,7 @@ from avalon.schedule.loops import (
 )
 from avalon.schedule.pull import SMALL_REDUCTION, Puller, lowering_of, storage
 from avalon.schedule.pull_values import beats
+from avalon.schedule.split import add_split, splits
 from avalon.schedule.steps import LibraryStep, Operand, Schedule, Step, Temporary, Value
 from avalon.shape import size_of
 
@@ -122,6 +123,8 @@ class CallScheduler:
         if name in ("reshape", "copy", "transfer") and self.shares_buffer(node):
             return
         special = SPECIAL.get(name)
+        if self.reads_through and splits(node):
+            special = add_split
         if 0 not in node.shape:
             if special is not None:
                 special(self, node)

@@ -20,6 +20,7 @@ from avalon.schedule.calls import LINEAR, SPECIAL, live_calls, totals_rows, wind
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.pull import RULES, SMALL_REDUCTION, lowering_of
 from avalon.schedule.pull_values import places_one
+from avalon.schedule.split import splits
 from avalon.shape import size_of
 from avalon.switches import Switch, declare
 
@@ -281,6 +282,8 @@ def has_own_steps(node: Call) -> bool:
     name = lowering_of(node.primitive)
     if name in ("scatter", "scatter_add"):
         return not places_one(node)
+    if splits(node):
+        return True
     return (name in SPECIAL and name != "scatter") or name not in RULES
 
 

@@ -43,7 +43,7 @@ def _reduce(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) 
     if small:
         values = []
         for place in range(plan.extents[0]):
-            _spread(source, plan.groups[0], x.shape, constant(place), False)
+            spread(source, plan.groups[0], x.shape, constant(place), False)
             values.append(pull.cast(pull.value(x, tuple(source), guards), wide))
         if plan.form == "row":
             value = order.tree(values, lambda a, b: pull.apply(name, a, b))
@@ -54,13 +54,13 @@ def _reduce(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) 
         return pull.cast(total, node.dtype)
     inner = tuple(pull.axis(extent) for extent in plan.extents)
     for axis, group in zip(inner, plan.groups, strict=True):
-        _spread(source, group, x.shape, variable(axis), False)
+        spread(source, group, x.shape, variable(axis), False)
     body = pull.cast(pull.value(x, tuple(source), guards), wide)
     total = Reduce(name, identity, plan.form, inner, plan.block, body)
     return pull.cast(total, node.dtype)
 
 
-def _spread(
+def spread(
     source: list[Affine], group: Sequence[int], shape: Sequence[int], form: Affine, split: bool
 ) -> None:
     """Set the coordinates of the axes of `group`, of which `form` counts the elements."""
