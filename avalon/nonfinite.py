@@ -46,10 +46,11 @@ def _first_in(model: Any, loss: Callable[[], Tensor]) -> str:
     here.flush()
     with no_grad():
         value = loss().value()
-    if value.node is None:
+    if value.recorder is None:
         return "the loss reads values on its way, so where it arose was not recorded"
-    graph, feeds = here.graph, dict(zip(here.graph.inputs, here.feeds, strict=True))
-    needed = _ancestors(value.node)
+    graph, nodes = here.recorded.build()
+    feeds = dict(zip(graph.inputs, here.feeds, strict=True))
+    needed = _ancestors(nodes[value.position])
     values: dict[Node, Array] = {}
     for node in graph.nodes:
         if node not in needed:

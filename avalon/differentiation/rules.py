@@ -29,9 +29,13 @@ class Gradient:
         reads_output: True if it needs the call's own result.
         keeps: True if it reads more than a movement's starts: then what it reads is given back
             after a walk, and it cannot be walked again.
+        steps: (primitive, slots, parameters, shape, dtype, None) for a call, (None, (), {}, shape,
+            dtype, value) for a constant. Slots count the cotangent, the result, the operands, and
+            then the steps.
+        results: the slot of each operand's cotangent, or None.
     """
 
-    __slots__ = ("_results", "_slots", "_steps", "keeps", "reads", "reads_output")
+    __slots__ = ("keeps", "reads", "reads_output", "results", "steps")
 
     def __init__(
         self,
@@ -66,30 +70,30 @@ class Gradient:
         used: set[int],
     ) -> None:
         slots = {id(node): slot for slot, node in enumerate(inputs)}
-        self._steps: list[tuple[Any, ...]] = []
+        self.steps: list[tuple[Any, ...]] = []
         for node in graph.nodes:
             if id(node) not in used or id(node) in slots:
                 continue
             slots[id(node)] = len(slots)
             if isinstance(node, Call):
                 places = tuple(slots[id(operand)] for operand in node.operands)
-                self._steps.append((node.primitive, places, node.parameters))
+                self.steps.append(
+                    (node.primitive, places, node.parameters, node.shape, node.dtype, None)
+                )
             elif isinstance(node, Constant):
-                self._steps.append((None, node.value, node.shape, node.dtype))
-        self._slots = len(slots)
-        self._results = tuple(None if node is None else slots[id(node)] for node in wanted)
+                self.steps.append((None, (), {}, node.shape, node.dtype, node.value))
+        self.results = tuple(None if node is None else slots[id(node)] for node in wanted)
 
     def apply(self, cotangent: Any, output: Any, operands: Sequence[Any]) -> list[Any]:
         """The operands' cotangents (None where none was needed); what is not read may be None."""
         known = [cotangent, output, *operands]
-        for step in self._steps:
-            if step[0] is None:
-                known.append(cotangent.constant(*step[1:]))
+        for primitive, places, parameters, shape, dtype, value in self.steps:
+            if primitive is None:
+                known.append(cotangent.constant(value, shape, dtype))
             else:
-                primitive, places, parameters = step
                 arguments = tuple([known[place] for place in places])
                 known.append(cotangent.apply(primitive, arguments, parameters))
-        return [None if slot is None else known[slot] for slot in self._results]
+        return [None if slot is None else known[slot] for slot in self.results]
 
 
 def _reachable(nodes: Any) -> set[int]:

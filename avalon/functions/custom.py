@@ -8,11 +8,11 @@ were, and is differentiable itself.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from avalon.tensor import History, Tensor, is_grad_enabled, no_grad, wrap
+from avalon.tracing.history import GradientFunction
+from avalon.tracing.recorded import user_place
 
 Formula = Callable[..., Tensor]
 # (cotangent, result, *operands) -> one cotangent (or None) for each operand
@@ -28,18 +28,9 @@ def with_gradient(name: str, formula: Formula, backward: Backward, *operands: Te
     edges = tuple(operand._edge() for operand in operands)
     if all(edge is None for edge in edges):
         return wrap(value, None)
-    seen = [operand.value() for operand in operands]
-    made: weakref.ref[History]
-
-    def back(cotangent: Any) -> list[Any]:
-        y = wrap(value, made())
-        then = [wrap(one, edge) for one, edge in zip(seen, edges, strict=True)]
-        found = backward(cotangent, y, *then)
-        return [None if edge is None else one for one, edge in zip(found, edges, strict=True)]
-
-    history = History.of_function(name, edges, value, back)
-    made = weakref.ref(history)
-    return wrap(value, history)
+    kept = [value, *[operand.value() for operand in operands]]
+    made = History.of_backward(name, GradientFunction(backward), kept, edges, value, user_place())
+    return wrap(value, made)
 
 
 def with_slope(

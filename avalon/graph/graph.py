@@ -129,9 +129,9 @@ class Graph:
     ) -> Call:
         """Append a call; its shape and dtype come from the primitive's rule."""
         shape, dtype = primitive.infer(operands, parameters)
-        return self._call(primitive, tuple(operands), parameters, shape, dtype)
+        return self.known_call(primitive, tuple(operands), parameters, shape, dtype)
 
-    def _call(
+    def known_call(
         self,
         primitive: Primitive,
         operands: tuple[Node, ...],
@@ -139,6 +139,7 @@ class Graph:
         shape: Shape,
         dtype: DType,
     ) -> Call:
+        """Append a call whose shape and dtype the rule gave before."""
         node = Call(self, shape, dtype, self.note, self.source)
         node.primitive = primitive
         node.operands = operands
@@ -329,7 +330,7 @@ class Graph:
                 copies[node] = self.constant(node.value, node.shape, node.dtype)
             elif isinstance(node, Call):
                 arguments = tuple(copies[operand] for operand in node.operands)
-                copies[node] = self._call(
+                copies[node] = self.known_call(
                     node.primitive, arguments, node.parameters, node.shape, node.dtype
                 )
         self.note, self.source = outer

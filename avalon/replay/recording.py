@@ -68,7 +68,7 @@ class Recording:
         tensors: the reachable tensors, then the gradients that some of them had.
         owners: whose gradients these are; kinds: what each tensor was; paths: their names.
         refusal: why this call cannot be replayed, or "".
-        pending: the graph and its key.
+        pending: what was recorded.
         origins: one for every input.
         rebound: (number of a tensor whose cell changed, outcome).
         made: outcomes of the cells that the step made and left behind.
@@ -76,8 +76,7 @@ class Recording:
         fields: (where, template): tensors that were put in fields.
         result: the step's result with templates in place of tensors.
         advance: how many counters each generator used.
-        sources, shapes: of the graph's nodes, which the compiler may drop from it later: the user's
-            line, and (shape, dtype).
+        shapes: (shape, dtype) of every position.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -96,9 +95,7 @@ class Recording:
         self.advance: list[tuple[Generator, int]] = []
         self.grew = False
         self.refused_change: Change | None = None
-        self.sources: list[Any] = []
         self.shapes: list[tuple[Any, Any]] = []
-        self._readers: list[Any] = []
         self.pending: Pending = None  # type: ignore[assignment]
         self._start: dict[int, tuple[str, int]] = {}  # id of a buffer or number -> origin
         self._cells: dict[int, int] = {}  # id of a cell -> number of a tensor, or -1 - made
@@ -189,9 +186,7 @@ class Recording:
             self._note_change(change)
         self.result = self._described(result)
         self.pending = recorder().take()
-        self.sources = [node.source for node in self.pending.graph.nodes]
-        self.shapes = [(node.shape, node.dtype) for node in self.pending.graph.nodes]
-        self._readers = _readers(self.pending)
+        self.shapes = self.pending.recorded.results()
         self._trace_origins()
         for generator, _, offset in self._offsets.values():
             if generator.offset != offset:
@@ -208,7 +203,7 @@ class Recording:
             self.refused_change = self.refused_change or change
 
     def _outcome(self, value: Value) -> Outcome:
-        if value.node is not None:
+        if value.recorder is not None:
             return Outcome("output", value.position, None)
         found = self._start.get(id(value if value.number is not None else value.buffer))
         if found is not None:
@@ -280,14 +275,16 @@ class Recording:
 
     def disagreement(self, earlier: Recording) -> str:
         """Where this call did something else than an earlier one in the same world, or ""."""
-        ours, theirs = self.pending.key, earlier.pending.key
-        for position, (now, before) in enumerate(zip(ours, theirs, strict=False)):
+        recorded, other = self.pending.recorded, earlier.pending.recorded
+        ours, theirs = recorded.key, other.key
+        for index, (now, before) in enumerate(zip(ours, theirs, strict=False)):
             if now != before:
-                return f"computes something else{at(self.sources[position])}"
+                return f"computes something else{at(recorded.source_at(index))}"
         if len(ours) != len(theirs):
-            longer = max(self.sources, earlier.sources, key=len)
-            return f"computes more or less{at(longer[min(len(ours), len(theirs))])}"
-        for source, now, before in zip(self._readers, self.origins, earlier.origins, strict=True):
+            longer = max(recorded, other, key=lambda one: len(one.key))
+            return f"computes more or less{at(longer.source_at(min(len(ours), len(theirs))))}"
+        readers = recorded.readers()
+        for source, now, before in zip(readers, self.origins, earlier.origins, strict=True):
             if now.kind != before.kind or now.place != before.place:
                 return f"reads another tensor{at(source)}"
             if now.kind == "number" and now.value != before.value and now.value == now.value:
@@ -335,15 +332,6 @@ def evaluate(tensor: Tensor) -> Value:
 def at(source: Any) -> str:
     """ " (file.py:12)", or nothing if the line is not known."""
     return f" ({source[0]}:{source[1]})" if source else ""
-
-
-def _readers(pending: Pending) -> list[Any]:
-    """For each input of a graph, the user's line that reads it first."""
-    lines: dict[int, Any] = {}
-    for node in pending.graph.nodes:
-        for operand in getattr(node, "operands", ()):
-            lines.setdefault(id(operand), node.source)
-    return [lines.get(id(node)) for node in pending.graph.inputs]
 
 
 def _same_bytes(one: Buffer, other: Buffer) -> bool:

@@ -236,9 +236,7 @@ class Replay:
         outcomes = [outcome for _, outcome in recording.rebound] + recording.made
         self._wanted = sorted({o.place for o in outcomes if o.kind == "output"})
         self.program = (
-            execute.program_for(pending.graph, pending.key, self._wanted, "hot")
-            if self._wanted
-            else None
+            execute.program_for(pending.recorded, self._wanted, "hot") if self._wanted else None
         )
         self._place = {position: place for place, position in enumerate(self._wanted)}
         self._like = [recording.shapes[position] for position in self._wanted]

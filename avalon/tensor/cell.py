@@ -64,6 +64,10 @@ class Kind(NamedTuple):
     shape: Shape
     dtype: DType
 
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
 
 class Move(NamedTuple):
     """One movement of a window: a primitive, its run-time operands, its parameters, what it

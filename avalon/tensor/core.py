@@ -27,6 +27,8 @@ from avalon.tensor.cell import Cell, Kind, Move
 from avalon.tensor.layout import elementwise_strides
 from avalon.tracing.history import History, Hook, Leaf, next_hook_number
 from avalon.tracing.modes import modes
+from avalon.tracing.operation import call_of
+from avalon.tracing.recorded import user_place
 from avalon.tracing.values import Value, constant, record, recorder
 
 if TYPE_CHECKING:
@@ -177,12 +179,12 @@ class Tensor(Installed):
                 edges = None
             elif recorder().updated:
                 recorder().flush()
-        value = record(primitive, values, parameters)
+        operation = call_of(primitive, values, parameters)
+        line = user_place()
+        (value,) = recorder().put(operation, values, line)
         made = Tensor._make(value)
         if edges is not None and value.dtype.kind in ("float", "complex"):
-            made._history = History.of_call(
-                primitive, values, values, edges, value, value, parameters
-            )
+            made._history = History.of_call(operation, values, values, edges, value, value, line)
         if primitive.kind is Elementwise:
             for operand in operands:
                 if operand._strides is not None:
@@ -531,14 +533,15 @@ def continued(edge: History, start: Any, moves: Sequence[Move]) -> History:
     before = Kind(start.shape, start.dtype)
     for move in moves:
         after = Kind(move.shape, start.dtype)
+        operands = (before, *move.operands)
         made = History.of_call(
-            move.primitive,
-            (before, *move.operands),
+            call_of(move.primitive, operands, move.parameters),
+            operands,
             (None, *move.operands),
             (edge, *[None] * len(move.operands)),
             after,
             None,
-            move.parameters,
+            user_place(),
         )
         assert made is not None
         edge, before = made, after

@@ -35,6 +35,7 @@ from avalon.tensor.operators import cast_to
 from avalon.tensor.views import unbind
 from avalon.tracing.history import History
 from avalon.tracing.modes import modes
+from avalon.tracing.operation import call_of
 from avalon.tracing.values import Value, refuse_reading
 
 
@@ -227,10 +228,8 @@ def same(x: Tensor) -> Tensor:
     edge = x._edge() if modes.grad else None
     made = Tensor._make(value)
     if edge is not None:
-        parameters = {"shape": x.shape}
-        made._history = History.of_call(
-            ops.reshape, (value,), (None,), (edge,), value, None, parameters
-        )
+        operation = call_of(ops.reshape, (value,), {"shape": x.shape})
+        made._history = History.of_call(operation, (value,), (None,), (edge,), value, None)
     return made
 
 

@@ -1,8 +1,8 @@
 """From a pending graph to buffers: the cache of programs and the choice of tier.
 
-Comes in: a recorded graph with its structure key, what feeds its inputs, and which nodes are
-wanted. Goes out: one buffer for each wanted node. Guaranteed: a structure that comes back runs the
-program that was built for it; which values are alive is not part of the key: a program that puts
+Comes in: what was recorded, what feeds its inputs, and which positions are wanted. Goes out: one
+buffer for each of those. Guaranteed: a structure that comes back runs the program that was built
+for it, and builds no graph; which values are alive is not part of the key: a program that puts
 out a superset of what is wanted serves, and a new one puts out the union, so a structure is built
 at most a few times.
 """
@@ -20,6 +20,7 @@ from avalon.graph.node import Call, Constant, Input, Node
 from avalon.runtime.buffer import Buffer
 from avalon.settings import settings
 from avalon.switches import off
+from avalon.tracing.recorded import Recorded
 
 _CAPACITY = 512
 _spent = [0.0]  # seconds in which programs were built
@@ -30,14 +31,17 @@ class _Program:
     made.
     """
 
-    def __init__(self, graph: Graph, positions: Sequence[int], tier: str, reason: str) -> None:
+    def __init__(
+        self, recorded: Recorded, positions: Sequence[int], tier: str, reason: str
+    ) -> None:
+        graph, nodes = recorded.build()
         last = graph.nodes[-1].source
         self.where = f"up to {last[0]}:{last[1]}" if last else "of the library's own"
         self.reason = reason
         self.outputs = {position: place for place, position in enumerate(positions)}
         self.tier = tier
         self.build = (tier, settings.target, off())
-        self.inputs = restrict(graph, positions)
+        self.inputs = restrict(graph, [nodes[position] for position in positions])
         start = time.perf_counter()
         self.runnable = compile_graph(graph, tier)
         self.seconds = time.perf_counter() - start
@@ -59,7 +63,7 @@ class _Structure:
         self.seen = 0
         self.programs: list[_Program] = []
 
-    def serve(self, graph: Graph, wanted: Sequence[int], tier: str | None) -> _Program:
+    def serve(self, recorded: Recorded, wanted: Sequence[int], tier: str | None) -> _Program:
         self.seen += 1
         reason = "a compiled step, grad or fit"
         if settings.tier != "auto":
@@ -76,7 +80,7 @@ class _Structure:
         if any(program.build == build for program in self.programs):
             reason = f"{len(union) - len(earlier)} more of its values were held"
         self.programs = [program for program in self.programs if program.build != build]
-        made = _Program(graph, union, tier, reason)
+        made = _Program(recorded, union, tier, reason)
         self.programs.append(made)
         return made
 
@@ -85,33 +89,26 @@ _structures: OrderedDict[Any, _Structure] = OrderedDict()
 
 
 def run(
-    graph: Graph,
-    key: list[Any],
+    recorded: Recorded,
     feeds: list[Any],
     wanted: Sequence[int],
     donated: Collection[int],
     tier: str | None = None,
 ) -> list[Buffer]:
-    """Run `graph` and return the buffers of the nodes at the positions `wanted`."""
-    return program_for(graph, key, wanted, tier).run(feeds, wanted, donated)
+    """Run what was recorded and return the buffers of the positions `wanted`."""
+    return program_for(recorded, wanted, tier).run(feeds, wanted, donated)
 
 
-def program_for(
-    graph: Graph, key: list[Any], wanted: Sequence[int], tier: str | None = None
-) -> _Program:
+def program_for(recorded: Recorded, wanted: Sequence[int], tier: str | None = None) -> _Program:
     """The program that puts out at least `wanted`, built if need be. Without a `tier`, a structure
     gets the cold one at first sight and the hot one from the second.
     """
-    return _structure_of(key).serve(graph, wanted, tier)
+    return _structure_of(recorded.key).serve(recorded, wanted, tier)
 
 
 def _structure_of(key: list[Any]) -> _Structure:
     whole = tuple(key)
-    try:
-        found = _structures.get(whole)
-    except TypeError:  # a parameter that has no hash
-        whole = tuple(map(repr, key))
-        found = _structures.get(whole)
+    found = _structures.get(whole)
     if found is None:
         found = _structures[whole] = _Structure()
         while len(_structures) > _CAPACITY:
@@ -121,12 +118,9 @@ def _structure_of(key: list[Any]) -> _Structure:
     return found
 
 
-def restrict(graph: Graph, positions: Sequence[int]) -> list[int]:
-    """Drop what the nodes at `positions` do not need; which inputs are left, by their old
-    positions.
-    """
-    nodes = graph.nodes
-    graph.outputs = [nodes[position] for position in positions]
+def restrict(graph: Graph, outputs: Sequence[Node]) -> list[int]:
+    """Drop what `outputs` do not need; which inputs are left, by their old places."""
+    graph.outputs = list(outputs)
     needed = _needed(graph.outputs)
     kept = [place for place, node in enumerate(graph.inputs) if node in needed]
     graph.keep_only(needed)

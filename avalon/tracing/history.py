@@ -16,12 +16,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from avalon import ops
-from avalon.differentiation import Gradient, accumulate as add_to, gradient_of
+from avalon.differentiation import accumulate as add_to
 from avalon.dtype import DType
 from avalon.errors import AutogradError
-from avalon.graph.primitive import Primitive
 from avalon.shape import Shape
+from avalon.tracing.backward import Backward, backward_of
 from avalon.tracing.modes import modes
+from avalon.tracing.operation import Operation
+from avalon.tracing.recorded import Line
 from avalon.tracing.values import Value
 
 _serial = itertools.count()
@@ -41,8 +43,8 @@ class History:
     """
 
     __slots__ = (
-        "__weakref__", "_gradient", "_operands", "_output", "dtype", "ends", "hooks", "inputs",
-        "keepers", "name", "once", "serial", "shape",
+        "__weakref__", "_backward", "_kept", "dtype", "ends", "hooks", "inputs", "keepers", "line",
+        "name", "once", "serial", "shape",
     )  # fmt: skip
 
     def __init__(self, name: str, inputs: tuple[History | None, ...], like: Any) -> None:
@@ -55,43 +57,62 @@ class History:
         self.keepers: list[weakref.ref[Any]] | None = None
         self.once = False
         self.ends = False
-        self._gradient: Any = None
-        self._operands: Any = ()
-        self._output: Any = None
+        self.line: Line = None
+        self._backward: Any = None
+        self._kept: Any = ()
 
     @staticmethod
     def of_call(
-        primitive: Primitive,
+        operation: Operation,
         operands: Sequence[Any],
         values: Sequence[Value | None],
         inputs: tuple[History | None, ...],
         result: Any,
         value: Value | None,
-        parameters: dict[str, Any],
+        line: Line = None,
     ) -> History | None:
-        """The history of a call; `operands` and `result` say shapes and dtypes, `values` and
-        `value` what may have to be kept.
+        """The history of a call of one primitive; `operands` and `result` say shapes and dtypes,
+        `values` and `value` what may have to be kept.
         """
-        if primitive.no_gradient_reason:
-            return None
         needed = tuple([history is not None and not history.ends for history in inputs])
         if True not in needed:
-            lost = History.of_function(primitive.name, (), result, lambda g: ())
-            # promotion and broadcasting are part of the operation that they serve
-            lost.ends = primitive is ops.cast or primitive is ops.broadcast
-            return lost
-        gradient = gradient_of(primitive, operands, result, parameters, needed)
-        made = History(primitive.name, inputs, result)
-        made._gradient = gradient
-        if gradient.reads:
-            kept: list[Value | None] = [None] * len(inputs)
-            for position in gradient.reads:
-                kept[position] = values[position]
-            made._operands = kept
-        else:
-            made._operands = (None,) * len(inputs)
-        if gradient.reads_output:
-            made._output = value
+            return History._lost(operation, result)
+        backward = backward_of(operation, operands, needed)
+        if backward is None:
+            return None
+        made = History(operation.name, inputs, result)
+        made.line = line
+        made._backward = backward
+        if backward.keep:
+            count = len(inputs)
+            made._kept = [values[place] if place < count else value for place in backward.keep]
+        return made
+
+    @staticmethod
+    def _lost(operation: Operation, result: Any) -> History | None:
+        """The history of a call on operands at which cotangents get lost."""
+        primitive = operation.steps[0].primitive
+        if primitive is None or primitive.no_gradient_reason:
+            return None
+        lost = History.of_function(operation.name, (), result, lambda g: ())
+        # promotion and broadcasting are part of the operation that they serve
+        lost.ends = primitive is ops.cast or primitive is ops.broadcast
+        return lost
+
+    @staticmethod
+    def of_backward(
+        name: str,
+        backward: Any,
+        kept: Sequence[Value],
+        inputs: tuple[History | None, ...],
+        result: Any,
+        line: Line,
+    ) -> History:
+        """The history of a composite: its gradient, and the values that this one reads."""
+        made = History(name, inputs, result)
+        made.line = line
+        made._backward = backward
+        made._kept = kept
         return made
 
     @staticmethod
@@ -103,7 +124,7 @@ class History:
     ) -> History:
         """A history whose gradient is a Python function of tensors: cotangent -> cotangents."""
         made = History(name, inputs, result)
-        made._gradient = function
+        made._backward = function
         return made
 
     def __repr__(self) -> str:
@@ -116,25 +137,23 @@ class History:
 
     def back(self, cotangent: Any, wrap: Callable[..., Any], differentiable: bool) -> Sequence[Any]:
         """The cotangents of the operands: values, or tensors if `differentiable`."""
-        gradient = self._gradient
-        if gradient is None:
+        backward = self._backward
+        if backward is None:
             raise AutogradError(
                 f"[backward] Trying to backward through the graph a second time (at {self.name}): "
                 "the values that it saved were freed by the first time. Specify retain_graph=True "
                 "if you need to backward through the graph a second time."
             )
-        if not isinstance(gradient, Gradient):
-            given = cotangent if differentiable else wrap(cotangent, None)
-            made = gradient(given)
-            return made if differentiable else [x if x is None else x.value() for x in made]
-        operands, output = self._operands, self._output
-        if differentiable:
-            operands = [
-                None if value is None else wrap(value, history)
-                for value, history in zip(operands, self.inputs, strict=True)
-            ]
-            output = None if output is None else wrap(output, self)
-        return gradient.apply(cotangent, output, operands)
+        if type(backward) is Backward:
+            if differentiable:
+                return backward.differentiate(self, cotangent, self._kept, wrap)
+            return backward.record(cotangent, self._kept, self.line)
+        given = cotangent if differentiable else wrap(cotangent, None)
+        if type(backward) is GradientFunction:
+            made = backward.apply(self, given, self._kept, wrap, differentiable)
+        else:
+            made = backward(given)
+        return made if differentiable else [x if x is None else x.value() for x in made]
 
     def keep(self, tensor: Any) -> None:
         """Let `tensor` have this cotangent as its `.grad`."""
@@ -160,11 +179,8 @@ class History:
         pending: list[History] = [self]
         while pending:
             history = pending.pop()
-            gradient = history._gradient
-            if isinstance(gradient, Gradient):
-                if gradient.keeps:
-                    return True
-            elif gradient is not None:
+            backward = history._backward
+            if backward is not None and getattr(backward, "releases", True):
                 return True
             for operand in history.inputs:
                 if operand is not None and operand not in seen:
@@ -174,10 +190,34 @@ class History:
 
     def release(self) -> None:
         """Give back what was kept. What kept nothing can be walked again, as in PyTorch."""
-        gradient = self._gradient
-        if self.once or (isinstance(gradient, Gradient) and gradient.keeps):
-            self._gradient = None
-            self._operands = self._output = None
+        if self.once or getattr(self._backward, "releases", False):
+            self._backward = self._kept = None
+
+
+class GradientFunction:
+    """A gradient that is a function of tensors: (cotangent, result, *operands) -> cotangents."""
+
+    __slots__ = ("function",)
+    releases = True
+
+    def __init__(self, function: Callable[..., Sequence[Any]]) -> None:
+        self.function = function
+
+    def apply(
+        self,
+        history: History,
+        cotangent: Any,
+        kept: Sequence[Value],
+        wrap: Callable[..., Any],
+        differentiable: bool,
+    ) -> list[Any]:
+        """The cotangents of the operands; `kept` are the result and the operands."""
+        edges = (history, *history.inputs) if differentiable else (None,) * len(kept)
+        y, *operands = [wrap(value, edge) for value, edge in zip(kept, edges, strict=True)]
+        found = self.function(cotangent, y, *operands)
+        return [
+            None if edge is None else one for one, edge in zip(found, history.inputs, strict=True)
+        ]
 
 
 class Leaf(History):

@@ -16,8 +16,6 @@ import threading
 import weakref
 from collections.abc import Sequence
 from math import prod
-from pathlib import Path
-from types import CodeType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,15 +25,16 @@ from avalon import ops
 from avalon.device import CPU, Device
 from avalon.dtype import DType, bfloat16
 from avalon.errors import IndexOutOfRange, TraceError
-from avalon.graph.graph import Graph
 from avalon.graph.interpret import round_to_bfloat16, to_storage
-from avalon.graph.node import Call, Node, Source
-from avalon.graph.primitive import Movement, Primitive
+from avalon.graph.node import Call, Node
+from avalon.graph.primitive import Primitive
 from avalon.runtime.buffer import Buffer
 from avalon.settings import settings
 from avalon.shape import Shape
 from avalon.tracing import execute
 from avalon.tracing.modes import modes
+from avalon.tracing.operation import Operation, call_of, constant_of, input_of
+from avalon.tracing.recorded import Line, Recorded, user_line as user_line, user_place
 
 Number = bool | int | float
 
@@ -53,13 +52,13 @@ class Value:
 
     Attributes:
         shape, dtype, device: what it is, known from the start.
-        buffer: its memory, or None while it waits (then `recorder`, `node` and `position` say
-        where). number: the Python number it is, or None; such a value is a run-time argument of
+        buffer: its memory, or None while it waits (then `recorder` and `position`
+        say where). number: the Python number it is, or None; such a value is a run-time argument of
         programs. failure: the error of the program that should have computed it.
     """
 
     __slots__ = (
-        "__weakref__", "buffer", "device", "dtype", "failure", "node", "number", "position",
+        "__weakref__", "buffer", "device", "dtype", "failure", "number", "position",
         "recorder", "shape",
     )  # fmt: skip
 
@@ -67,7 +66,6 @@ class Value:
     device: Device
     dtype: DType
     failure: BaseException | None
-    node: Node | None
     number: Number | None
     position: int
     recorder: Recorder | None
@@ -81,7 +79,6 @@ class Value:
         self.number = None
         self.failure = None
         self.recorder = None
-        self.node = None
 
     @staticmethod
     def from_number(number: Number, dtype: DType) -> Value:
@@ -159,13 +156,12 @@ def raise_again(failure: BaseException) -> None:
 
 
 class Pending(NamedTuple):
-    """Recorded work that was taken out of its recorder: the graph and its structure key, what feeds
-    the inputs and whose it is, the values that somebody still holds, the inputs whose memory may be
-    taken over, and what cells held before.
+    """Recorded work that was taken out of its recorder: its entries, what feeds the inputs and
+    whose it is, the values that somebody still holds, the inputs whose memory may be taken over,
+    and what cells held before.
     """
 
-    graph: Graph
-    key: list[Any]
+    recorded: Recorded
     feeds: list[Any]
     holders: list[Any]
     live: list[Value]
@@ -183,39 +179,68 @@ class Recorder:
         self._reset()
 
     def _reset(self) -> None:
-        self.graph = Graph("step")
+        self.recorded = Recorded()
+        self.count = 0  # positions taken so far
         self.values: list[weakref.ref[Value]] = []
-        self.feeds: list[Any] = []  # buffers and numbers, in the order of the graph's inputs
+        self.feeds: list[Any] = []  # buffers and numbers, in the order of the inputs
         self.fed_by: list[weakref.ref[Value] | None] = []
-        # the input for each buffer, or for each number's value, by id
-        self.entered: dict[int, tuple[Node, int]] = {}
+        # the position of the input for each buffer, or for each number's value, by id
+        self.entered: dict[int, int] = {}
         self.holders: list[Any] = []  # keeps those ids from being used again
-        self.key: list[Any] = []
+        self.calls = 0
         self.bytes = 0
         self.rebound: list[tuple[weakref.ref[Any], Buffer]] = []
         self.updated = False
 
-    def add(self, node: Node, entry: Any) -> Value:
-        """A new value for a node that was just appended."""
-        value = Value(node.shape, node.dtype)
-        value.recorder = self
-        value.node = node
-        value.position = len(self.key)
-        self.key.append(entry)
-        self.values.append(weakref.ref(value))
-        return value
+    def put(
+        self, operation: Operation, operands: Sequence[Value], line: Line, note: str = ""
+    ) -> list[Value]:
+        """Append an entry; the values that it puts out. The shapes fit, for it was made for them.
 
-    def enter(self, value: Value) -> tuple[Node, int]:
-        """The input node through which a value that is known takes part here."""
+        Operands that another thread has pending are computed first.
+        """
+        for operand in operands:
+            if operand.recorder is not None and operand.recorder is not self:
+                operand.force()
+        with self.lock:
+            positions = [
+                operand.position if operand.recorder is self else self.enter(operand)
+                for operand in operands
+            ]
+            recorded = self.recorded
+            recorded.key.append(operation)
+            recorded.key += positions
+            recorded.lines.append((line, note))
+            made = []
+            position = self.count
+            for shape, dtype in operation.results:
+                value = Value(shape, dtype)
+                value.recorder = self
+                value.position = position
+                position += 1
+                self.values.append(weakref.ref(value))
+                made.append(value)
+            self.count = position
+            self.calls += operation.calls
+            self.bytes += operation.nbytes
+            if modes.eager:
+                self.flush()
+            elif self.bytes >= settings.pending_bytes or self.calls >= settings.pending_calls:
+                self.bound()
+        return made
+
+    def enter(self, value: Value) -> int:
+        """The position of the input through which a value that is known takes part here."""
         if value.failure is not None:
             raise_again(value.failure)
         scalar = value.number is not None
         holder = value if scalar else value.buffer
         found = self.entered.get(id(holder))
         if found is None:
-            node = self.graph.input(value.shape, value.dtype, scalar=scalar)
-            found = self.entered[id(holder)] = (node, len(self.key))
-            self.key.append((scalar, value.shape, value.dtype))
+            found = self.entered[id(holder)] = self.count
+            self.count += 1
+            self.recorded.key.append(input_of(value.shape, value.dtype, scalar))
+            self.recorded.lines.append(_NOWHERE)
             self.feeds.append(value.number if scalar else holder)
             self.fed_by.append(None if scalar else weakref.ref(value))
             self.holders.append(holder)
@@ -234,7 +259,7 @@ class Recorder:
             for position, feeder in enumerate(self.fed_by)
             if feeder is not None and feeder() is None and not self.feeds[position].pinned
         ]
-        taken = Pending(self.graph, self.key, self.feeds, self.holders, live, donated, self.rebound)
+        taken = Pending(self.recorded, self.feeds, self.holders, live, donated, self.rebound)
         self._reset()
         return taken
 
@@ -246,24 +271,28 @@ class Recorder:
 
     def bound(self) -> None:
         """Run what is pending if it has grown past the settings' bounds."""
-        if len(self.values) >= settings.pending_calls or self.bytes >= settings.pending_bytes:
+        if self.calls >= settings.pending_calls or self.bytes >= settings.pending_bytes:
             unread = self._unread()
-            if unread > 0.9 * len(self.values):
+            if unread > 0.9 * self.calls:
                 _notice_unread(unread)
             self.flush()
 
     def _unread(self) -> int:
         """How many pending calls no value that somebody holds depends on."""
-        held = (value() for value in self.values)
-        needed = {value.node for value in held if value is not None}
+        held = [value() for value in self.values]
+        needed = {value.position for value in held if value is not None}
         unread = 0
-        for node in reversed(self.graph.nodes):
-            if isinstance(node, Call):
-                if node in needed:
-                    needed.update(node.operands)
-                else:
-                    unread += 1
+        end = self.count
+        for operation, positions, *_ in reversed(list(self.recorded.entries())):
+            end -= len(operation.results)
+            if any(end + place in needed for place in range(len(operation.results))):
+                needed.update(positions)
+            else:
+                unread += operation.calls
         return unread
+
+
+_NOWHERE: tuple[Line, str] = (None, "")
 
 
 def compute(pending: Pending, tier: str | None = None) -> None:
@@ -273,18 +302,16 @@ def compute(pending: Pending, tier: str | None = None) -> None:
     live = pending.live
     if not live:
         return
-    nodes = pending.graph.nodes
     try:
         buffers = execute.run(
-            pending.graph,
-            pending.key,
+            pending.recorded,
             pending.feeds,
             [value.position for value in live],
             pending.donated,
             tier,
         )
     except IndexOutOfRange as failure:
-        _commit_healthy(pending, nodes, failure)
+        _commit_healthy(pending, failure)
         raise
     except BaseException as failure:
         _fail(live, pending.rebound, failure)
@@ -295,13 +322,15 @@ def compute(pending: Pending, tier: str | None = None) -> None:
 def _commit(values: Sequence[Value], buffers: Sequence[Buffer]) -> None:
     for value, buffer in zip(values, buffers, strict=True):
         value.buffer = buffer
-        value.recorder = value.node = None
+        value.recorder = None
 
 
-def _commit_healthy(pending: Pending, nodes: Sequence[Node], failure: IndexOutOfRange) -> None:
+def _commit_healthy(pending: Pending, failure: IndexOutOfRange) -> None:
     """After a failed check: compute what depends on no failed check, so that a wrong index spoils
     no more than it would had it been noticed at its line. The rest fails.
     """
+    graph, placed = pending.recorded.build()
+    nodes = graph.nodes
     checks = [n for n in nodes if isinstance(n, Call) and n.primitive is ops.check_index]
     spoiled: set[Node] = set()
     for check in checks:
@@ -315,7 +344,7 @@ def _commit_healthy(pending: Pending, nodes: Sequence[Node], failure: IndexOutOf
     for node in nodes:
         if isinstance(node, Call) and not spoiled.isdisjoint(node.operands):
             spoiled.add(node)
-    wanted = [(value, nodes[value.position]) for value in pending.live]
+    wanted = [(value, placed[value.position]) for value in pending.live]
     healthy = [(value, node) for value, node in wanted if node not in spoiled]
     try:
         buffers = execute.run_nodes(nodes, [node for _, node in healthy], pending.feeds)
@@ -335,7 +364,7 @@ def _fail(
     """
     for value in values:
         value.failure = failure
-        value.recorder = value.node = None
+        value.recorder = None
     for reference, buffer in reversed(rebound):
         holder = reference()
         if holder is not None and holder.value is not None and holder.value.failure is failure:
@@ -378,64 +407,18 @@ def record(primitive: Primitive, operands: Sequence[Value], parameters: dict[str
     Raises:
         ShapeError, DTypeError: the operands do not fit, by the primitive's rule.
     """
-    here = _local.recorder
-    for operand in operands:
-        if operand.recorder is not None and operand.recorder is not here:
-            operand.force()
-    with here.lock:
-        nodes = []
-        positions = []
-        for operand in operands:
-            if operand.recorder is here:
-                nodes.append(operand.node)
-                positions.append(operand.position)
-            else:
-                node, position = here.enter(operand)
-                nodes.append(node)
-                positions.append(position)
-        graph = here.graph
-        graph.source = user_line()
-        call = graph.call(primitive, nodes, parameters)  # type: ignore[arg-type]
-        value = here.add(call, (primitive, tuple(positions), *parameters.items()))
-        if primitive.kind is not Movement:
-            here.bytes += prod(call.shape) * call.dtype.itemsize
-        if modes.eager:
-            here.flush()
-        elif here.bytes >= settings.pending_bytes or len(here.values) >= settings.pending_calls:
-            here.bound()
-    return value
+    operation = call_of(primitive, operands, parameters)
+    return _local.recorder.put(operation, operands, user_place())[0]
 
 
 def constant(value: Any, shape: Shape, dtype: DType) -> Value:
     """A value that is `value` in every element and part of the program's structure."""
-    here = _local.recorder
-    with here.lock:
-        here.graph.source = user_line()
-        node = here.graph.constant(value, shape, dtype)
-        return here.add(node, ("constant", repr(value), shape, dtype))
+    return _local.recorder.put(constant_of(value, shape, dtype), (), user_place())[0]
 
 
 def synchronize() -> None:
     """Run everything that this thread has recorded and that somebody still holds."""
     _local.recorder.flush()
-
-
-_LIBRARY = str(Path(__file__).resolve().parent.parent) + os.sep
-_inside: dict[CodeType, bool] = {}
-
-
-def user_line() -> Source:
-    """File and line of the innermost frame outside the library."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        code = frame.f_code
-        inside = _inside.get(code)
-        if inside is None:
-            inside = _inside[code] = code.co_filename.startswith(_LIBRARY)
-        if not inside:
-            return code.co_filename, frame.f_lineno
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
 
 
 def _flush_before_fork() -> None:

@@ -143,8 +143,7 @@ def test_values_kept_for_backward_go_with_it():
     y = x.exp()
     history = y.grad_fn
     y.sum().backward()
-    assert history._operands is None
-    assert history._output is None
+    assert history._kept is None
 
 
 def test_a_dropped_graph_is_gone():

@@ -1,0 +1,128 @@
+"""The gradient of an operation as an operation: one entry, whatever it takes.
+
+Comes in: an operation and which of its operands need a cotangent. Goes out: a `Backward`, made once
+for each such case, which says what forward must keep and records the cotangents. Guaranteed: the
+steps are those of the primitives' gradient rules, in their order; recorded on values they are one
+entry, and on tensors, where the gradient itself is differentiated, they are calls like any others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from avalon.differentiation import gradient_of
+from avalon.graph.primitive import Movement
+from avalon.tracing.operation import Operation, Step, composite_of
+from avalon.tracing.recorded import Line
+from avalon.tracing.values import Value, recorder
+
+# (history, kept values, wrap) -> the kept values as tensors with histories
+Unfold = Callable[[Any, Sequence[Value], Callable[..., Any]], list[Any]]
+
+
+class Backward:
+    """How cotangents of operands come from the cotangent of a result.
+
+    Attributes:
+        keep: what it reads: operands by their place, then results of the operation.
+        releases: what is kept is given back after a walk, which cannot be done again then.
+        operation: steps on the cotangent, what is kept, and `numbers`; None if there are none.
+        results: for each operand the slot of its cotangent, or None.
+        unfold: what is kept as tensors that can be differentiated, where that is not plain.
+    """
+
+    __slots__ = (
+        "_taken", "keep", "note", "numbers", "operation", "releases", "results", "unfold",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        keep: Sequence[int],
+        operation: Operation | None,
+        results: Sequence[int | None],
+        releases: bool,
+        numbers: Sequence[Value] = (),
+        unfold: Unfold | None = None,
+    ) -> None:
+        self.note = f"gradient of {name}"
+        self.keep = tuple(keep)
+        self.operation = operation
+        self.results = tuple(results)
+        self.releases = releases
+        self.numbers = tuple(numbers)
+        self.unfold = unfold
+        inputs = 1 + len(self.keep) + len(self.numbers)
+        self._taken = [
+            slot
+            if slot is None or operation is None or slot < inputs
+            else inputs + operation.outputs.index(slot)
+            for slot in results
+        ]
+
+    def record(self, cotangent: Value, kept: Sequence[Value], line: Line) -> list[Value | None]:
+        """The cotangents of the operands, recorded on values."""
+        known = [cotangent, *kept, *self.numbers]
+        if self.operation is not None:
+            known += recorder().put(self.operation, known, line, self.note)
+        return [None if place is None else known[place] for place in self._taken]
+
+    def differentiate(
+        self, history: Any, cotangent: Any, kept: Sequence[Value], wrap: Callable[..., Any]
+    ) -> list[Any]:
+        """The same, recorded on tensors that have histories."""
+        if self.unfold is None:
+            count = len(history.inputs)
+            tensors = [
+                wrap(value, history.inputs[place] if place < count else history)
+                for place, value in zip(self.keep, kept, strict=True)
+            ]
+        else:
+            tensors = self.unfold(history, kept, wrap)
+        slots = [cotangent, *tensors, *[wrap(number, None) for number in self.numbers]]
+        if self.operation is not None:
+            slots = self.operation.apply(slots)
+        return [None if slot is None else slots[slot] for slot in self.results]
+
+
+def backward_of(
+    operation: Operation, operands: Sequence[Any], needed: tuple[bool, ...]
+) -> Backward | None:
+    """The gradient of an operation of one primitive; None if it has none."""
+    try:
+        return operation.backwards[needed]
+    except KeyError:
+        made = operation.backwards[needed] = _traced(operation, operands, needed)
+        return made
+
+
+def _traced(
+    operation: Operation, operands: Sequence[Any], needed: tuple[bool, ...]
+) -> Backward | None:
+    step = operation.steps[0]
+    primitive = step.primitive
+    assert primitive is not None
+    if primitive.no_gradient_reason:
+        return None
+    gradient = gradient_of(primitive, operands, step, step.parameters, needed)
+    keep = [*gradient.reads, *([len(operands)] if gradient.reads_output else [])]
+    slots = {0: 0}  # the rule's slots (cotangent, result, operands, steps) -> the operation's
+    for place, kept in enumerate(keep, 1):
+        slots[1 if kept == len(operands) else 2 + kept] = place
+    inputs = 1 + len(keep)
+    steps = []
+    for number, (called, places, parameters, shape, dtype, value) in enumerate(gradient.steps):
+        slots[2 + len(operands) + number] = inputs + number
+        own = tuple([slots[place] for place in places])
+        steps.append(Step(called, own, parameters, shape, dtype, value))
+    results = [None if slot is None else slots[slot] for slot in gradient.results]
+    outputs = sorted({slot for slot in results if slot is not None and slot >= inputs})
+    kinds = [(step.shape, step.dtype)]
+    for kept in keep:
+        like = step if kept == len(operands) else operands[kept]
+        kinds.append((like.shape, like.dtype))
+    name = primitive.name
+    made = composite_of(f"gradient of {name}", kinds, steps, outputs) if outputs else None
+    releases = primitive.kind is not Movement and bool(keep)
+    return Backward(name, keep, made, results, releases)

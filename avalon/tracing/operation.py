@@ -1,0 +1,180 @@
+"""Operations: what one recorded entry does, kept once for all entries that do the same.
+
+Comes in: a primitive with operands, or the steps of a composite function that was traced. Goes out:
+an `Operation`, whose shapes were checked when it was made. Guaranteed: equal operations are one
+object, so that a sequence of them is compared and hashed by identity; recording a known operation
+infers, builds and allocates nothing but the values it puts out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+from avalon.dtype import DType
+from avalon.graph.primitive import Movement, Primitive
+from avalon.shape import Shape
+
+_CAPACITY = 50_000
+
+
+class Step(NamedTuple):
+    """One call of a primitive, or a constant (`primitive` is None, `value` says which).
+
+    `places` are slots: the operation's operands come first, then its steps.
+    """
+
+    primitive: Primitive | None
+    places: tuple[int, ...]
+    parameters: dict[str, Any]
+    shape: Shape
+    dtype: DType
+    value: Any = None
+
+
+class Operation:
+    """Steps on some operands, and the slots of what they put out.
+
+    Attributes:
+        name: of the primitive or of the composite function; "" for an input.
+        inputs: how many operands it has.
+        outputs: slots of the results.
+        results: their shapes and dtypes.
+        scalar: for an input, whether it is a number; None for everything else.
+        calls, nbytes: how many calls of primitives, and how much memory their results would take.
+        backwards: its gradients, by the operands that need one.
+    """
+
+    __slots__ = (
+        "backwards", "calls", "inputs", "name", "nbytes", "outputs", "results", "scalar", "steps",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        inputs: int,
+        steps: Sequence[Step],
+        outputs: Sequence[int],
+        results: Sequence[tuple[Shape, DType]] | None = None,
+        scalar: bool | None = None,
+    ) -> None:
+        self.name = name
+        self.inputs = inputs
+        self.steps = tuple(steps)
+        self.outputs = tuple(outputs)
+        self.scalar = scalar
+        self.results = tuple(
+            [(steps[slot - inputs].shape, steps[slot - inputs].dtype) for slot in outputs]
+            if results is None
+            else results
+        )
+        counted = [step for step in steps if step.primitive is not None]
+        self.calls = len(counted)
+        self.nbytes = sum(
+            prod(step.shape) * step.dtype.itemsize
+            for step in counted
+            if step.primitive is not None and step.primitive.kind is not Movement
+        )
+        self.backwards: dict[tuple[bool, ...], Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<operation {self.name or 'input'}: {len(self.steps)} steps>"
+
+    def apply(self, operands: Sequence[Any]) -> list[Any]:
+        """Do the steps one by one on tensors or nodes; the value of every slot."""
+        known = list(operands)
+        like = known[0]
+        for primitive, places, parameters, shape, dtype, value in self.steps:
+            if primitive is None:
+                known.append(like.constant(value, shape, dtype))
+            else:
+                arguments = tuple([known[place] for place in places])
+                known.append(arguments[0].apply(primitive, arguments, parameters))
+        return known
+
+
+_known: dict[Any, Operation] = {}
+
+
+def _kept(key: Any, made: Operation) -> Operation:
+    if len(_known) >= _CAPACITY:
+        _known.clear()
+    return _known.setdefault(key, made)
+
+
+def call_of(primitive: Primitive, operands: Sequence[Any], parameters: dict[str, Any]) -> Operation:
+    """The operation of one primitive on operands of these shapes and dtypes.
+
+    Raises:
+        ShapeError, DTypeError: the operands do not fit, by the primitive's rule.
+    """
+    key: Any = (
+        primitive,
+        *[operand.shape for operand in operands],
+        *[operand.dtype for operand in operands],
+        *parameters.items(),
+    )
+    try:
+        found = _known.get(key)
+    except TypeError:  # a parameter that has no hash
+        key = repr(key)
+        found = _known.get(key)
+    if found is None:
+        shape, dtype = primitive.infer(operands, parameters)
+        count = len(operands)
+        step = Step(primitive, tuple(range(count)), parameters, shape, dtype)
+        found = _kept(key, Operation(primitive.name, count, [step], [count]))
+    return found
+
+
+def constant_of(value: Any, shape: Shape, dtype: DType) -> Operation:
+    """The operation that gives `value` in every element."""
+    key = ("constant", repr(value), shape, dtype)
+    found = _known.get(key)
+    if found is None:
+        step = Step(None, (), {}, shape, dtype, value)
+        found = _kept(key, Operation("constant", 0, [step], [0]))
+    return found
+
+
+def input_of(shape: Shape, dtype: DType, scalar: bool) -> Operation:
+    """The entry of a value that comes from outside."""
+    key = ("input", shape, dtype, scalar)
+    found = _known.get(key)
+    if found is None:
+        found = _kept(key, Operation("", 0, (), (), [(shape, dtype)], scalar))
+    return found
+
+
+def composite_of(
+    name: str,
+    operands: Sequence[tuple[Shape, DType]],
+    steps: Sequence[Step],
+    outputs: Sequence[int],
+) -> Operation:
+    """The operation of several steps; the same object for the same steps."""
+    key: Any = (
+        name,
+        tuple(operands),
+        tuple(outputs),
+        *[
+            (s.primitive, s.places, s.shape, s.dtype, repr(s.value), *s.parameters.items())
+            for s in steps
+        ],
+    )
+    try:
+        found = _known.get(key)
+    except TypeError:
+        key = repr(key)
+        found = _known.get(key)
+    return found or _kept(key, Operation(name, len(operands), steps, outputs))
+
+
+def needed_slots(steps: Sequence[Step], inputs: int, wanted: Iterable[int]) -> set[int]:
+    """The slots that some slots are computed from, themselves included."""
+    needed = set(wanted)
+    for slot in range(inputs + len(steps) - 1, inputs - 1, -1):
+        if slot in needed:
+            needed.update(steps[slot - inputs].places)
+    return needed
