@@ -101,6 +101,7 @@ class Recording:
         self._cells: dict[int, int] = {}  # id of a cell -> number of a tensor, or -1 - made
         self._kept: list[Cell] = []  # cells that the step made, so that their ids stay theirs
         self._before: list[tuple[Cell, Value | None, int, Tensor | None]] = []
+        self._marks: list[tuple[Any, bool]] = []  # histories, and who requires gradients
         self._offsets: dict[int, tuple[Generator, int, int]] = {}
 
     @staticmethod
@@ -108,6 +109,28 @@ class Recording:
         function: Callable[..., Any], arguments: Sequence[Any], named: dict[str, Any]
     ) -> tuple[Any, Recording]:
         """Call the function and record what it does; its work has run when this returns."""
+        result, recording = Recording._called(function, arguments, named)
+        try:
+            compute(recording.pending, "hot")
+        except BaseException:
+            recording.undo()
+            raise
+        return result, recording
+
+    @staticmethod
+    def without_effect(
+        function: Callable[..., Any], arguments: Sequence[Any], named: dict[str, Any]
+    ) -> Recording:
+        """Record what the function would do; nothing runs, and everything is as before the call."""
+        recording = Recording._called(function, arguments, named)[1]
+        recording.undo()
+        return recording
+
+    @staticmethod
+    def _called(
+        function: Callable[..., Any], arguments: Sequence[Any], named: dict[str, Any]
+    ) -> tuple[Any, Recording]:
+        """Call the function and record what it does; its work waits in `pending`."""
         recorder().flush()
         recording = Recording(Snapshot(function, (*arguments, named)))
         recording._prepare()
@@ -121,11 +144,6 @@ class Recording:
             raise
         modes.replay = None
         recording._finish(result)
-        try:
-            compute(recording.pending, "hot")
-        except BaseException:
-            recording.undo()
-            raise
         return result, recording
 
     def _prepare(self) -> None:
@@ -146,6 +164,7 @@ class Recording:
                 self._start[id(holder)] = ("cell", index)
             self._cells.setdefault(id(cell), index)
             self._before.append((cell, cell.value, cell.version, tensor._grad))
+            self._marks.append((tensor._history, tensor._requires))
             if tensor._history is not None:
                 self.refusal = f"{self.paths[index]} has a gradient history from outside the step"
         self._note_generator(default_generator)
@@ -158,13 +177,16 @@ class Recording:
     def undo(self) -> None:
         """Put everything back to what it was before the call."""
         self.snapshot.restore()
-        for tensor, (cell, value, version, gradient) in zip(
-            self.tensors, self._before, strict=True
+        for tensor, (cell, value, version, gradient), (history, requires) in zip(
+            self.tensors, self._before, self._marks, strict=True
         ):
             tensor._cell = cell
             cell.value = value
             cell.version = version
             tensor._grad = gradient
+            tensor._history = history
+            tensor._requires = requires
+            tensor._memo = None
         for generator, seed, offset in self._offsets.values():
             generator.manual_seed(seed)
             generator.offset = offset

@@ -283,9 +283,12 @@ class Snapshot:
                 self._arrays.append((path, child, child.copy()))
                 continue
             owner = child if isinstance(getattr(child, "epoch", None), int) else None
-            if entry.owner is not None and entry.keys[position] in MODULE_TABLES:
+            table = entry.owner is not None and entry.keys[position] in MODULE_TABLES
+            if table:
                 owner = entry.owner
             for inner, kind, container in _containers(path, child):
+                if table:  # the tables of a module are no part of a path
+                    inner, kind = entry.path, _Fields
                 found = list(self._enter(inner, kind, container))
                 made = self.entries[-1]
                 made.owner = owner

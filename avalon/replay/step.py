@@ -79,13 +79,14 @@ class CompiledStep:
     """A function that replays its recordings.
 
     Attributes:
+        function: what it replays.
         recorded, replayed: how many calls did the one and the other.
         reason: why the last recording was needed.
     """
 
     def __init__(self, function: Callable[..., Any], strict: bool) -> None:
         functools.update_wrapper(self, function)
-        self._function = function
+        self.function = function
         self._strict = strict
         self._replays: list[Replay] = []
         self._last: Recording | None = None
@@ -113,10 +114,10 @@ class CompiledStep:
         return program.runnable
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        arguments = tuple([_as_tensors(argument) for argument in arguments])
-        named = {name: _as_tensors(argument) for name, argument in named.items()}
+        arguments = tuple([as_tensors(argument) for argument in arguments])
+        named = {name: as_tensors(argument) for name, argument in named.items()}
         if modes.replay is not None:  # inside another compiled step: part of its recording
-            return self._function(*arguments, **named)
+            return self.function(*arguments, **named)
         world = (*arguments, named)
         if recorder().values:
             recorder().flush()
@@ -132,16 +133,16 @@ class CompiledStep:
         self.recorded += 1
         if modes.eager or injecting():
             self.reason = "calls run op by op here" if modes.eager else "its draws are injected"
-            return self._function(*arguments, **named)
+            return self.function(*arguments, **named)
         last = self._last
         comparable = last is not None and _same_world(last, world, self)
         try:
-            result, recording = Recording.of(self._function, arguments, named)
+            result, recording = Recording.of(self.function, arguments, named)
         except TraceError:
             if self._strict:
                 raise
             self.reason = "the step looks at the value of a tensor"
-            return self._function(*arguments, **named)
+            return self.function(*arguments, **named)
         self._last = recording
         self._refuse_changes(last, recording)
         if comparable and not recording.grew and not recording.refused_change:
@@ -155,7 +156,7 @@ class CompiledStep:
         before = last.refused_change if last is not None else None
         if change is None or before is None or change.entry.path != before.entry.path:
             return
-        name = getattr(self._function, "__name__", "the step")
+        name = getattr(self.function, "__name__", "the step")
         self.reason = f"{name} changes {change.path}"
         if self._strict:
             recording.undo()
@@ -167,7 +168,7 @@ class CompiledStep:
             )
 
     def _agree(self, last: Recording, recording: Recording) -> None:
-        name = getattr(self._function, "__name__", "the step")
+        name = getattr(self.function, "__name__", "the step")
         difference = recording.disagreement(last)
         if difference:
             self._surprises += 1
@@ -211,13 +212,14 @@ def look(tensor: Tensor) -> tuple[Any, ...]:
     return tensor, tensor._cell, tensor.shape, tensor._strides, tensor._requires
 
 
-def _as_tensors(argument: Any) -> Any:
+def as_tensors(argument: Any) -> Any:
+    """An argument as a step receives it: NumPy arrays in it are tensors."""
     if isinstance(argument, np.ndarray):
         return tensor(argument)
     if type(argument) in (list, tuple):
-        return type(argument)(_as_tensors(item) for item in argument)
+        return type(argument)(as_tensors(item) for item in argument)
     if type(argument) is dict:
-        return {key: _as_tensors(item) for key, item in argument.items()}
+        return {key: as_tensors(item) for key, item in argument.items()}
     return argument
 
 

@@ -24,6 +24,7 @@ ORDER = [
     ["functions", "placement"],
     ["nn", "optim", "replay", "data"],
     ["transforms", "model", "nonfinite", "history", "progress", "explain"],
+    ["diagnosis"],
     ["save"],
     ["checkpoint"],
     ["fit"],

@@ -1,0 +1,3 @@
+"""Seeing what happens: a step computed in every way, its time, its first NaN, this machine."""
+
+from avalon.diagnosis.check import check as check
