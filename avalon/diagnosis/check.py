@@ -106,7 +106,7 @@ def check(function: Callable[..., Any], *arguments: Any, **named: Any) -> Report
     recorded = record("check", function, arguments, named)
     compared = ["reference", "plain", "cold", "hot", "1 thread"]
     calls = [node for node in recorded.graph.nodes if isinstance(node, Call)]
-    plain = dict(zip(calls, recorded.run(calls, "plain"), strict=True))
+    plain: dict[Node, Array] = dict(zip(calls, recorded.run(calls, "plain"), strict=True))
     findings = [*_against_reference(recorded, plain), *_against_plain(recorded, plain)]
     slopes = _against_differences(function, arguments, named, recorded, plain)
     if slopes is not None:
@@ -118,9 +118,9 @@ def check(function: Callable[..., Any], *arguments: Any, **named: Any) -> Report
 # --- the plain tier -----------------------------------------------------------------------------
 
 
-def _against_reference(recorded: Recorded, plain: dict[Call, Array]) -> Iterator[Finding]:
+def _against_reference(recorded: Recorded, plain: dict[Node, Array]) -> Iterator[Finding]:
     """The first call whose plain kernel does not compute its meaning, of the kernel's operands."""
-    values: dict[Node, Array] = {**plain}
+    values = dict(plain)
     for given, array in zip(recorded.graph.inputs, recorded.arrays(), strict=True):
         values[given] = np.asarray(array, given.dtype.reference)
     for node in recorded.graph.nodes:
@@ -137,7 +137,7 @@ def _against_reference(recorded: Recorded, plain: dict[Call, Array]) -> Iterator
 # --- the other tiers ----------------------------------------------------------------------------
 
 
-def _against_plain(recorded: Recorded, plain: dict[Call, Array]) -> Iterator[Finding]:
+def _against_plain(recorded: Recorded, plain: dict[Node, Array]) -> Iterator[Finding]:
     for tier in ("cold", "hot"):
         finding = _parting(recorded, plain, tier, tier)
         if finding is None and tier == "hot":
@@ -147,7 +147,7 @@ def _against_plain(recorded: Recorded, plain: dict[Call, Array]) -> Iterator[Fin
 
 
 def _parting(
-    recorded: Recorded, plain: dict[Call, Array], tier: str, name: str,
+    recorded: Recorded, plain: dict[Node, Array], tier: str, name: str,
     within: Callable[[], Any] | None = None,
 ) -> Finding | None:  # fmt: skip
     graph = recorded.graph
@@ -172,9 +172,7 @@ def _parting(
         return None
     bad = next(node for node in wanted if node in spoiled)
     first, difference = _first_wrong(bad, wanted, wrong) or (bad, spoiled[bad])
-    suspects = [_STORED, _THREADS]
-    if tier == "hot":
-        suspects += [switch.name for switch in reversed(switches())]
+    suspects = [_STORED, _THREADS, *(switch.name for switch in reversed(switches()))]
     culprits = find_culprits(suspects, lambda names: not wrong(wanted, names))
     return Finding("plain", name, _called(first), _line(first), difference, tuple(culprits or ()))
 
@@ -220,7 +218,7 @@ def _one_thread() -> Iterator[None]:
 
 def _against_differences(
     function: Callable[..., Any], arguments: Sequence[Any], named: dict[str, Any],
-    recorded: Recorded, plain: dict[Call, Array],
+    recorded: Recorded, plain: dict[Node, Array],
 ) -> list[Finding] | None:  # fmt: skip
     """What finite differences say of the gradients; None if there are none to compare."""
     value: Node | None = _loss(recorded)
@@ -252,7 +250,7 @@ def _loss(recorded: Recorded) -> Call | None:
     return None
 
 
-def _left_gradients(recorded: Recorded, plain: dict[Call, Array]) -> dict[Input, Array]:
+def _left_gradients(recorded: Recorded, plain: dict[Node, Array]) -> dict[Input, Array]:
     """The gradients that a step left in `.grad`, where nothing was before."""
     found = {}
     by_name = dict(zip(recorded.inputs, recorded.graph.inputs, strict=True))

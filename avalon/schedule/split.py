@@ -19,9 +19,14 @@ from avalon.schedule.pull import Puller
 from avalon.schedule.pull_values import spread
 from avalon.schedule.steps import Temporary
 from avalon.shape import size_of
+from avalon.switches import declare
 
 if TYPE_CHECKING:
     from avalon.schedule.calls import CallScheduler
+
+SPLIT_REDUCTIONS = declare(
+    "split reductions", "fusion", "the blocks of a long reduction to few results run side by side"
+)
 
 _FEW = 8  # results
 _LONG = 1 << 17  # elements of each
@@ -31,7 +36,9 @@ REDUCTIONS = frozenset(("reduce_sum", "reduce_product", "reduce_max", "reduce_mi
 
 def splits(node: Call) -> bool:
     """Whether a call is such a reduction."""
-    if node.primitive.kind is not Reduction or node.primitive.name not in REDUCTIONS:
+    if not SPLIT_REDUCTIONS.on or node.primitive.kind is not Reduction:
+        return False
+    if node.primitive.name not in REDUCTIONS:
         return False
     (x,) = node.operands
     results = size_of(node.shape)
@@ -92,4 +99,3 @@ def add_split(scheduler: CallScheduler, node: Call) -> None:
 
     scheduler.add(node, blocks, blocks.shape, block)
     scheduler.add(node, node, node.shape, total)
-

@@ -17,7 +17,7 @@ from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Input
 from avalon.graph.primitive import Elementwise, Movement, Reduction
 from avalon.runtime import cache, program as runtime_program
-from avalon.schedule import epilogue, fusion, hot
+from avalon.schedule import calls, epilogue, fusion, hot, split
 from avalon.schedule.loops import Apply
 from avalon.tensor import Tensor
 from avalon.tracing.values import record
@@ -336,6 +336,17 @@ def fault_in_donations(monkeypatch):
     monkeypatch.setattr(runtime_program.memory, "safe_donations", wrong)
 
 
+def fault_in_split_reductions(monkeypatch):
+    sound = split.add_split
+
+    def wrong(scheduler, node):
+        sound(scheduler, node)
+        for store in scheduler.schedule.steps[-1].nest.stages[0].stores:
+            store.value = double(store.value)
+
+    monkeypatch.setattr(calls, "add_split", wrong)
+
+
 def fault_in_pass(name):
     def plant(monkeypatch):
         def wrong(graph):
@@ -388,6 +399,10 @@ def used_again(x, w):
     return av.tanh(first @ w) @ w + first
 
 
+def summed(x, w):
+    return (av.outer(x.reshape(-1), w.reshape(-1)[:256])).sum()
+
+
 def updated(x, w):
     return x @ w, x + w
 
@@ -397,6 +412,7 @@ FAULTS = {
     "fuse movements": (fault_in_pulling((Movement,)), turned),
     "fuse reductions": (fault_in_pulling((Reduction,)), several),
     "fuse lookups": (fault_in_pulling((ops.take.kind,)), looked_up),
+    "split reductions": (fault_in_split_reductions, summed),
     "share kernels": (fault_in_shared_kernels, several),
     "fuse rows": (fault_in_rows, rows),
     "fuse epilogues": (fault_in_epilogues, chain),
