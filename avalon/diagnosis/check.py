@@ -21,7 +21,7 @@ from avalon import struct
 from avalon.diagnosis.bisect import find_culprits
 from avalon.diagnosis.comparison import Difference, bits_differ, values_differ
 from avalon.diagnosis.finite_differences import wrong_slopes
-from avalon.diagnosis.recorded import Array, Recorded, record
+from avalon.diagnosis.recorded_step import Array, RecordedStep, record
 from avalon.graph.node import Call, Constant, Input, Node
 from avalon.replay.step import CompiledStep
 from avalon.settings import settings
@@ -118,7 +118,7 @@ def check(function: Callable[..., Any], *arguments: Any, **named: Any) -> Report
 # --- the plain tier -----------------------------------------------------------------------------
 
 
-def _against_reference(recorded: Recorded, plain: dict[Node, Array]) -> Iterator[Finding]:
+def _against_reference(recorded: RecordedStep, plain: dict[Node, Array]) -> Iterator[Finding]:
     """The first call whose plain kernel does not compute its meaning, of the kernel's operands."""
     values = dict(plain)
     for given, array in zip(recorded.graph.inputs, recorded.arrays(), strict=True):
@@ -137,7 +137,7 @@ def _against_reference(recorded: Recorded, plain: dict[Node, Array]) -> Iterator
 # --- the other tiers ----------------------------------------------------------------------------
 
 
-def _against_plain(recorded: Recorded, plain: dict[Node, Array]) -> Iterator[Finding]:
+def _against_plain(recorded: RecordedStep, plain: dict[Node, Array]) -> Iterator[Finding]:
     for tier in ("cold", "hot"):
         finding = _parting(recorded, plain, tier, tier)
         if finding is None and tier == "hot":
@@ -147,7 +147,7 @@ def _against_plain(recorded: Recorded, plain: dict[Node, Array]) -> Iterator[Fin
 
 
 def _parting(
-    recorded: Recorded, plain: dict[Node, Array], tier: str, name: str,
+    recorded: RecordedStep, plain: dict[Node, Array], tier: str, name: str,
     within: Callable[[], Any] | None = None,
 ) -> Finding | None:  # fmt: skip
     graph = recorded.graph
@@ -218,7 +218,7 @@ def _one_thread() -> Iterator[None]:
 
 def _against_differences(
     function: Callable[..., Any], arguments: Sequence[Any], named: dict[str, Any],
-    recorded: Recorded, plain: dict[Node, Array],
+    recorded: RecordedStep, plain: dict[Node, Array],
 ) -> list[Finding] | None:  # fmt: skip
     """What finite differences say of the gradients; None if there are none to compare."""
     value: Node | None = _loss(recorded)
@@ -241,7 +241,7 @@ def _against_differences(
     ]  # fmt: skip
 
 
-def _loss(recorded: Recorded) -> Call | None:
+def _loss(recorded: RecordedStep) -> Call | None:
     """The result, or the first item of it, if it is one floating number."""
     for name, node in zip(recorded.outputs, recorded.graph.outputs, strict=True):
         if name in ("result", "result[0]") and isinstance(node, Call):
@@ -250,7 +250,7 @@ def _loss(recorded: Recorded) -> Call | None:
     return None
 
 
-def _left_gradients(recorded: Recorded, plain: dict[Node, Array]) -> dict[Input, Array]:
+def _left_gradients(recorded: RecordedStep, plain: dict[Node, Array]) -> dict[Input, Array]:
     """The gradients that a step left in `.grad`, where nothing was before."""
     found = {}
     by_name = dict(zip(recorded.inputs, recorded.graph.inputs, strict=True))
@@ -265,8 +265,11 @@ def _left_gradients(recorded: Recorded, plain: dict[Node, Array]) -> dict[Input,
 
 
 def _own_gradients(
-    function: Callable[..., Any], arguments: Sequence[Any], named: dict[str, Any], plain: Recorded
-) -> tuple[Recorded, Node, dict[Input, Array], dict[Input, str]] | None:
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    named: dict[str, Any],
+    plain: RecordedStep,
+) -> tuple[RecordedStep, Node, dict[Input, Array], dict[Input, str]] | None:
     """Record the gradients of a function that takes none itself, for all that it can see."""
     inner = function.function if isinstance(function, CompiledStep) else function
     seen = plain.recording

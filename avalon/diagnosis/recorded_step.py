@@ -1,8 +1,8 @@
 """One call of a step as a graph that can be run again and again, apart from the world.
 
-Comes in: a function (compiled or not) and its arguments. Goes out: a `Recorded`: the graph, what
-feeds its inputs, and names for what comes in and out ("net.conv1.weight", "result"). Guaranteed:
-nothing of the arguments, models, gradients, optimizers or random generators changes.
+Comes in: a function (compiled or not) and its arguments. Goes out: a `RecordedStep`: the graph,
+what feeds its inputs, and names for what comes in and out ("net.conv1.weight", "result").
+Guaranteed: nothing of the arguments, models, gradients, optimizers or random generators changes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass
-class Recorded:
+class RecordedStep:
     """A call, recorded.
 
     Attributes:
@@ -38,7 +38,6 @@ class Recorded:
         outputs: the name of each output: "result", the name of a tensor that was written, or that
             of a gradient.
         recording: what else the call did.
-        positions: of the outputs among the nodes that were recorded.
     """
 
     graph: Graph
@@ -46,7 +45,6 @@ class Recorded:
     inputs: list[str]
     outputs: list[str]
     recording: Recording
-    positions: list[int]
 
     def arrays(self) -> list[Any]:
         """What feeds the inputs, as arrays of the reference types; numbers as they are."""
@@ -94,7 +92,7 @@ class Recorded:
 
 def record(
     what: str, function: Callable[..., Any], arguments: Sequence[Any], named: dict[str, Any]
-) -> Recorded:
+) -> RecordedStep:
     """Record a call without its effects; `what` is the name of the tool that errors begin with.
 
     Raises:
@@ -124,25 +122,19 @@ def record(
     for path, template in _templates("result", recording.result):
         if template.cell < 0:
             _name(names, recording.made[-1 - template.cell], path)
-    pending = recording.pending
-    nodes = list(pending.graph.nodes)
     positions = sorted(names)
+    graph, nodes = recording.pending.recorded.build()
+    kept = execute.restrict(graph, [nodes[position] for position in positions])
     origins = [
         recording.paths[origin.place] if origin.kind in ("cell", "window") else ""
         for origin in recording.origins
     ]
-    kept = execute.restrict(pending.graph, positions)
-    return (
-        Recorded(
-            pending.graph,
-            [pending.feeds[place] for place in kept],
-            [origins[place] for place in kept],
-            [names[position] for position in positions],
-            recording,
-            positions,
-        )
-        if nodes
-        else Recorded(pending.graph, [], [], [], recording, [])
+    return RecordedStep(
+        graph,
+        [recording.pending.feeds[place] for place in kept],
+        [origins[place] for place in kept],
+        [names[position] for position in positions],
+        recording,
     )
 
 
