@@ -90,9 +90,10 @@ class _Model:
         return 1.25 * busy + 0.5
 
     def balanced(self, cost: float, schedule: Schedule) -> float:
-        """The cost with what it takes to begin units, and what threads lose that wait for the
-        last one.
+        """The cost of one group's sums as that of all, with what it takes to begin units, and what
+        threads lose that wait for the last one.
         """
+        cost *= self.groups
         x_groups, w_groups = groups_of(self.problem, schedule)
         count = max(1, self.groups * self.blocks.spans * w_groups * prod(x_groups))
         cost += count * (_UNIT + _BLOCK * ceil(self.blocks.total / self.blocks.spans))

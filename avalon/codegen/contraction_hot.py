@@ -30,11 +30,12 @@ from avalon.codegen.contraction_tile import (
     turned_sums,
 )
 from avalon.codegen.contraction_window import Box, WindowLanes, WindowRows, WindowSide
-from avalon.codegen.emit import Emit, Index, Pointer, Value
+from avalon.codegen.emit import Emit, Pointer, Value
 from avalon.codegen.target import Target
 from avalon.dtype import DType
 from avalon.runtime.plan import Kernel
 
+_LONG_ENOUGH = 24  # products, from which on the tile takes longer than storing its scattered rows
 _SPREAD = 4  # longest step between neighbours of y that are stored without a scatter
 
 # (emit, value, index of the first lane's element, lane axis, mask of the lanes that exist or None)
@@ -125,6 +126,12 @@ class HotKernel:
         self.turned_stride = -(-self.rows.count // self.width) * self.width
         if self.turns:
             self.turned = scratch.reserve(self.stride * self.turned_stride, self.held)
+        # Sums of one block, whose lanes lie as y does, need no memory of their own.
+        self.stores_at_once = (
+            epilogue is None and schedule.box is None and not self.turns
+            and known(problem.per_span) == 1 and known(problem.y_strides[2]) == 1
+            and problem.summed >= _LONG_ENOUGH
+        )  # fmt: skip
 
     def _axis_side(self, is_x: bool, dtype: DType) -> PackedSide | DirectSide:
         emit, problem, schedule = self.emit, self.problem, self.schedule
@@ -136,7 +143,7 @@ class HotKernel:
         if schedule.pack_lanes if in_lanes else schedule.pack_rows:
             return PackedSide(*arguments, resident=in_lanes and schedule.resident)
         side = DirectSide(*arguments)
-        side.is_lanes = in_lanes
+        side.is_lanes, side.turns = in_lanes, in_lanes and schedule.turn_lanes
         return side
 
     def _window(self, dtype: DType) -> WindowRows | WindowLanes:
@@ -183,8 +190,10 @@ class HotKernel:
                     kept = emit.subtract(number.index, first)
                     self.lanes.begin_block(block_at(emit, problem, number.index), kept)
                 unit.next(key)
+            self.place = self._place(span, (group, *x_starts, w_start))
             self._sum(first, last)
-            self._finish(span, group, w_start, x_starts)
+            if not self.stores_at_once:
+                self._finish(span, group, w_start, x_starts)
         return Kernel(emit.symbol, emit.finish(), self.scratch.size)
 
     def _begin_x(self, group: Value, where: list[Value]) -> list[Value]:
@@ -240,8 +249,50 @@ class HotKernel:
                 found = sums(
                     emit, self.held, self.width, block.count, vectors, scalars, nonempty=True
                 )
-            at = emit.add(column, emit.multiply(row, self.stride))
-            add_into(emit, self.tile, at, [row * self.stride for row in rows], found, is_first)
+            if self.stores_at_once:
+                self._store_tile(row, column, found)
+            else:
+                at = emit.add(column, emit.multiply(row, self.stride))
+                new = self.lanes.new if isinstance(self.lanes, DirectSide) else None
+                parts = [row * self.stride for row in rows]
+                add_into(emit, self.tile, at, parts, found, is_first, new)
+
+    def _store_tile(self, kept: Value, column: Value, found: list[list[Value]]) -> None:
+        """Store the sums of a tile where they belong."""
+        emit, side = self.emit, self.rows
+        assert not isinstance(side, WindowSide)
+        row_stride = known(self.problem.y_strides[1])
+        first = side.first_row(kept)
+        place = emit.add(emit.multiply(first, row_stride), emit.add(self.place, column))
+        lanes_left = emit.subtract(self.lanes.valid, column)
+        for row, vectors in enumerate(found):
+            # A packed tile may hold rows past the last, which belong to nobody.
+            present = side.has_row(kept, row)
+            for number, value in enumerate(vectors):
+                at = number * self.width
+                mask = None
+                if not self._is_exact_in_lanes():
+                    mask = emit.mask_below(emit.subtract(lanes_left, at), self.width)
+                value = emit.cast(value, self.stored)
+                where = emit.add(place, row * row_stride + at)
+                if present is None:
+                    emit.store(emit.pointer(self.slots.y), where, value, mask)
+                    continue
+                with emit.if_(present):
+                    emit.store(emit.pointer(self.slots.y), where, value, mask)
+
+    def _is_exact_in_lanes(self) -> bool:
+        """Whether all lanes of all tiles belong to y."""
+        parts = self.lanes.operand.parts
+        return parts % self.lanes.width == 0 and self.lanes.unit % self.lanes.width == 0
+
+    def _place(self, span: Value, index: tuple[Value, ...]) -> Value:
+        """Where in y the element with this index is."""
+        emit, problem = self.emit, self.problem
+        place = emit.add(emit.multiply(span, known(problem.span_stride)), known(problem.y_offset))
+        for i, stride in zip(index, problem.y_strides, strict=False):
+            place = emit.add(place, emit.multiply(i, known(stride)))
+        return place
 
     def _finish(
         self, span: Value, group: Value, w_start: Value, x_starts: list[Value]
@@ -320,11 +371,8 @@ class HotKernel:
         self, span: Value, value: Value, index: tuple[Value, ...], mask: Value | None
     ) -> None:
         emit, problem = self.emit, self.problem
-        strides: tuple[Index, ...] = problem.y_strides
-        place = emit.add(emit.multiply(span, known(problem.span_stride)), known(problem.y_offset))
-        for i, stride in zip(index, strides, strict=False):
-            place = emit.add(place, emit.multiply(i, known(stride)))
-        step = known(strides[len(index) - 1])
+        place = self._place(span, index)
+        step = known(problem.y_strides[len(index) - 1])
         pointer = emit.pointer(self.slots.y)
         if step == 1:
             emit.store(pointer, place, value, mask)

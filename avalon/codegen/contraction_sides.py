@@ -132,6 +132,11 @@ class AxisSide:
         place = emit.add(emit.multiply(group, operand.group_stride), operand.offset)
         self.place = emit.add(place, emit.multiply(first, operand.strides[0]))
 
+    def reaches(self, count: int) -> bool:
+        """Whether every unit has at least so many parts."""
+        parts, rest = self.operand.parts, self.operand.parts % self.unit
+        return min(parts, self.unit) >= count and (rest == 0 or parts < self.unit or rest >= count)
+
     def at_block(self, block: Block) -> Value:
         """Where the block's first element of the unit's first part is."""
         emit, place = self.emit, self.place
@@ -147,12 +152,21 @@ class DirectSide(AxisSide):
     """
 
     is_lanes = False
+    turns = False
     masks: list[Value | None] | None = None
+    new: list[Value] | None = None  # lanes of an early tile that no tile before it has
 
     @property
     def is_exact(self) -> bool:
         """Whether tiles end where units and the operand end."""
         return self.operand.parts % self.width == 0 and self.unit % self.width == 0
+
+    @property
+    def starts_early(self) -> bool:
+        """Whether the last tile of lanes starts early enough to end with the parts; it has some
+        lanes of the tile before it once more.
+        """
+        return self.is_lanes and self.turns and not self.is_exact and self.reaches(self.width)
 
     def begin_block(self, block: Block) -> None:
         """Turn to a block of the sum."""
@@ -167,7 +181,15 @@ class DirectSide(AxisSide):
             if not self.is_exact and not self.is_lanes:
                 start = emit.minimum(start, emit.subtract(self.valid, self.width))
             self.masks = None
-            if not self.is_exact and self.is_lanes:
+            if self.starts_early:
+                kept = emit.minimum(start, emit.subtract(self.valid, self.width))
+                late = emit.subtract(start, kept)
+                start = kept
+                self.new = [
+                    emit.logical_not(emit.mask_below(emit.subtract(late, vector), self.lanes))
+                    for vector in range(0, self.width, self.lanes)
+                ]
+            if not self.is_exact and self.is_lanes and not self.turns:
                 rest = emit.subtract(self.valid, start)
                 self.masks = [
                     emit.mask_below(emit.subtract(rest, vector), self.lanes)
@@ -186,14 +208,24 @@ class DirectSide(AxisSide):
         is_last = emit.less_equal(emit.multiply(emit.subtract(tiles, 1), self.width), row)
         return emit.add(row, emit.where(is_last, late, emit.constant(0, dtypes.int64)))
 
+    def first_row(self, kept: Value) -> Value:
+        """The part of the unit that comes first in the tile whose sums are kept at `kept`."""
+        if self.is_exact:
+            return kept
+        return self.emit.minimum(kept, self.emit.subtract(self.valid, self.width))
+
+    def has_row(self, kept: Value, row: int) -> Value | None:
+        """Whether row `row` of a tile is a part of the unit; None: of course."""
+        return None
+
     def turned_stream(self, kept: Value) -> TurnedStream:
-        """The same for lanes whose steps are neighbours. Lanes past the last part repeat it."""
+        """The same for lanes whose steps are neighbours. Lanes past the last part repeat others."""
         emit, stride = self.emit, self.operand.strides[0]
         last_part = emit.subtract(self.valid, 1)
         vectors = []
         for vector in range(0, self.width, self.lanes):
             first = emit.add(kept, vector)
-            if self.is_exact:
+            if self.is_exact or self.starts_early:
                 base = emit.add(self.block_place, emit.multiply(first, stride))
                 vectors.append([(base, lane * stride) for lane in range(self.lanes)])
                 continue
@@ -289,7 +321,15 @@ class PackedSide(AxisSide):
         with ExitStack() as nest:
             vector = nest.enter_context(emit.loop(0, self.stored, lanes)).index
             first, stride = emit.add(start, vector), self.operand.strides[0]
-            if is_whole:
+            late, mask = emit.constant(0, dtypes.int64), None
+            if not is_whole and self.reaches(lanes):
+                # The last parts are read early enough to end with the operand; those that stand in
+                # front of where they belong are not stored.
+                wanted, last = first, emit.subtract(self.valid, lanes)
+                first = emit.minimum(wanted, last)
+                late = emit.subtract(wanted, first)
+                mask = emit.logical_not(emit.mask_below(late, lanes))
+            if is_whole or mask is not None:
                 # One base and known distances: they become part of the loads' addresses.
                 base = emit.add(place, emit.multiply(first, stride))
                 bases = [(base, lane * stride) for lane in range(lanes)]
@@ -317,10 +357,10 @@ class PackedSide(AxisSide):
                 for base, apart in bases
             ]
             at = emit.multiply(emit.add(number, k), self.stored)
-            at = emit.add(emit.add(target, vector), at)
+            at = emit.add(emit.subtract(emit.add(target, vector), late), at)
             columns = turned(emit, [emit.cast(value, held) for value in strip])
             for step, column in enumerate(columns[::-1] if is_reversed else columns):
-                emit.store(self.panels, emit.add(at, step * self.stored), column)
+                emit.store(self.panels, emit.add(at, step * self.stored), column, mask)
 
     def _gather(self, place: Value, start: Value, target: Value, count: Value) -> None:
         """Nothing is a neighbour."""
@@ -350,6 +390,16 @@ class PackedSide(AxisSide):
     def stored_row(self, row: Value) -> Value:
         """The row of the tile memory that holds part `row` of the unit."""
         return row
+
+    def first_row(self, kept: Value) -> Value:
+        """The part of the unit that comes first in the tile whose sums are kept at `kept`."""
+        return kept
+
+    def has_row(self, kept: Value, row: int) -> Value | None:
+        """Whether row `row` of a tile is a part of the unit; None: of course."""
+        if self.operand.parts % self.width == 0 and self.unit % self.width == 0:
+            return None
+        return self.emit.less(self.emit.add(kept, row), self.valid)
 
     def stream(self, place: Value, step: int) -> Stream:
         """What the innermost loop reads of one tile, `step` parts at once."""

@@ -145,9 +145,10 @@ def add_into(
     parts: Sequence[int],
     found: list[list[Value]],
     is_first: Value | bool,
+    masks: Sequence[Value] | None = None,
 ) -> None:
     """Add the sums of a block to those of the blocks before it, or start with them. Row i of the
-    tile is kept at `first` + `parts[i]`.
+    tile is kept at `first` + `parts[i]`; `masks` say which lanes of its vectors.
     """
     dtype, width = found[0][0].dtype, found[0][0].lanes
     # x + -0 is x for every x, +0 and -0 alike; integers start from 0.
@@ -160,7 +161,7 @@ def add_into(
                 if isinstance(is_first, Value):
                     before = emit.where(is_first, nothing, before)
                 vector = emit.add(before, vector)
-            emit.store(tile, place, vector)
+            emit.store(tile, place, vector, masks[column] if masks else None)
 
 
 def turned(emit: Emit, rows: Sequence[Value]) -> list[Value]:
