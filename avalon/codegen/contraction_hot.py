@@ -259,19 +259,22 @@ class HotKernel:
 
     def _store_tile(self, kept: Value, column: Value, found: list[list[Value]]) -> None:
         """Store the sums of a tile where they belong."""
-        emit, side = self.emit, self.rows
+        emit, side, lanes = self.emit, self.rows, self.lanes
         assert not isinstance(side, WindowSide)
+        assert not isinstance(lanes, WindowSide)
         row_stride = known(self.problem.y_strides[1])
         first = side.first_row(kept)
         place = emit.add(emit.multiply(first, row_stride), emit.add(self.place, column))
-        lanes_left = emit.subtract(self.lanes.valid, column)
+        lanes_left = emit.subtract(lanes.valid, column)
+        parts = lanes.operand.parts
+        is_exact = parts % lanes.width == 0 and lanes.unit % lanes.width == 0
         for row, vectors in enumerate(found):
             # A packed tile may hold rows past the last, which belong to nobody.
             present = side.has_row(kept, row)
             for number, value in enumerate(vectors):
                 at = number * self.width
                 mask = None
-                if not self._is_exact_in_lanes():
+                if not is_exact:
                     mask = emit.mask_below(emit.subtract(lanes_left, at), self.width)
                 value = emit.cast(value, self.stored)
                 where = emit.add(place, row * row_stride + at)
@@ -280,11 +283,6 @@ class HotKernel:
                     continue
                 with emit.if_(present):
                     emit.store(emit.pointer(self.slots.y), where, value, mask)
-
-    def _is_exact_in_lanes(self) -> bool:
-        """Whether all lanes of all tiles belong to y."""
-        parts = self.lanes.operand.parts
-        return parts % self.lanes.width == 0 and self.lanes.unit % self.lanes.width == 0
 
     def _place(self, span: Value, index: tuple[Value, ...]) -> Value:
         """Where in y the element with this index is."""
