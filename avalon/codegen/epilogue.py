@@ -43,7 +43,7 @@ class EpilogueEmitter(NestEmitter):
             place = self.combined(index, tuple(range(len(self.shape))))
             emit.store(self.buffer(self.epilogue.argument), place, value, mask)
         lanes = axes[-1]
-        with self.across(lanes, self.places[lanes.number], value.lanes, mask):
+        with self.across(lanes, self.places[lanes.number], value.lanes, mask, False):
             self.stage(stage, len(stage.axes), None)
 
     def combined(self, index: tuple[Value, ...], group: tuple[int, ...]) -> Value:

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 from avalon import dtype as dtypes
 from avalon.codegen.emit import Emit, Pointer, Value
+from avalon.codegen.lanes import Lanes, lane_parts
 from avalon.codegen.measures import operations, widest_item
 from avalon.codegen.reduction import extreme, reduce
 from avalon.codegen.target import Target
 from avalon.graph.primitive import lookup
 from avalon.runtime.plan import Kernel
+from avalon.schedule.arrange import PIECE
 from avalon.schedule.index import Affine, Axis, Dynamic, Quotient, Slot
 from avalon.schedule.loops import (
     Apply,
@@ -39,16 +40,6 @@ from avalon.schedule.loops import (
 
 _LINE = 64  # private buffers start at cache lines
 _MUCH = 12  # elementary operations of a body that takes long to build twice
-
-
-@dataclass
-class Lanes:
-    """The axis that runs across the lanes of vectors; `mask` switches lanes off."""
-
-    bits: int
-    axis: Axis
-    count: int
-    mask: Value | None
 
 
 def build(nest: Nest, target: Target, prefix: str = "loops") -> Kernel:
@@ -144,10 +135,12 @@ class NestEmitter:
         self.open &= ~axis.bits
 
     def across(
-        self, axis: Axis, place: Value, count: int, mask: Value | None
+        self, axis: Axis, place: Value, count: int, mask: Value | None, aligned: bool
     ) -> AbstractContextManager[None]:
-        """Within a strip of `count` lanes of `axis`, of which the first is at `place`."""
-        return self.inside(axis, place, Lanes(axis.bits, axis, count, mask))
+        """Within a strip of `count` lanes of `axis`, of which the first is at `place`; `aligned` if
+        that is a multiple of `count`.
+        """
+        return self.inside(axis, place, Lanes(axis.bits, axis, count, mask, aligned))
 
     def stage(self, stage: Stage, level: int, span: tuple[Value, Value] | None) -> None:
         """The loops of a stage from `level` on; `span` bounds the first."""
@@ -174,7 +167,7 @@ class NestEmitter:
         even = isinstance(axis.extent, int) and axis.extent % width == 0
         once = self.target.has_masks and operations(stage) >= _MUCH
         for place, mask in self.strips(start, stop, width, even, once):
-            with self.across(axis, place, width, mask):
+            with self.across(axis, place, width, mask, span is None or PIECE % width == 0):
                 self.stage(stage, level + 1, None)
 
     def strips(
@@ -288,16 +281,17 @@ class NestEmitter:
         return self.lanes.bits if self.lanes is not None else 0
 
     def scalar_form(self, form: Affine) -> Value:
-        """The form at the first lane, without variables that differ from lane to lane."""
-        emit, lanes = self.emit, self.lane_bits()
+        """The form at the first lane, without variables that follow no step from lane to lane."""
+        emit = self.emit
+        _, parts = lane_parts(form, self.lanes)
         terms = []
         for variable, coefficient in form.terms.items():
             if isinstance(variable, Axis):
                 place = self.places[variable.number]
-            elif variable.bits & lanes:
+            elif (variable, coefficient) in parts:
                 continue
             else:
-                place = self.variable(variable)
+                place = self.variable(variable, False)
             terms.append(emit.multiply(place, self.number(coefficient)))
         terms.sort(key=lambda term: term.depth)  # so that outer loops hold the partial sums
         total = self.number(form.offset)
@@ -305,22 +299,11 @@ class NestEmitter:
             total = emit.add(total, term)
         return total
 
-    def lane_parts(self, form: Affine) -> tuple[Any, list[tuple[Any, Any]]]:
-        """The factor of the lane axis, and the variables that differ from lane to lane."""
-        if self.lanes is None or not form.bits & self.lanes.bits:
-            return 0, []
-        parts = [
-            (variable, coefficient)
-            for variable, coefficient in form.terms.items()
-            if not isinstance(variable, Axis) and variable.bits & self.lanes.bits
-        ]
-        return form.coefficient(self.lanes.axis), parts
-
     def vector_form(self, form: Affine) -> Value:
         """The form in every lane."""
         emit, lanes = self.emit, self.lanes
         assert lanes is not None
-        step, parts = self.lane_parts(form)
+        step, parts = lane_parts(form, lanes)
         total = self.index_vector(self.scalar_form(form))
         if not (isinstance(step, int) and step == 0):
             steps = emit.multiply(
@@ -329,7 +312,7 @@ class NestEmitter:
             total = emit.add(total, steps)
         for variable, coefficient in parts:
             scaled = emit.multiply(
-                self.variable(variable), self.index_vector(self.number(coefficient))
+                self.variable(variable, True), self.index_vector(self.number(coefficient))
             )
             total = emit.add(total, scaled)
         return total
@@ -339,10 +322,9 @@ class NestEmitter:
         assert self.lanes is not None
         return self.emit.broadcast(self.emit.cast(value, self.index_dtype), self.lanes.count)
 
-    def variable(self, variable: Quotient | Dynamic) -> Value:
-        """A scalar int64, or an index vector where the variable differs from lane to lane."""
+    def variable(self, variable: Quotient | Dynamic, in_lanes: bool) -> Value:
+        """An index vector, or a scalar int64: the variable at the first lane."""
         emit = self.emit
-        in_lanes = bool(variable.bits & self.lane_bits())
         if isinstance(variable, Dynamic):
             index = self.value(variable.expression)
             limit = emit.constant(0, dtypes.int64, index.lanes)
@@ -408,8 +390,10 @@ class NestEmitter:
             return emit.where(holds, value, emit.constant(0, load.dtype))
         assert self.lanes is not None
         mask = self.mask(load.guards, self.lanes.count)
-        step, parts = self.lane_parts(load.index)
+        step, parts = lane_parts(load.index, self.lanes)
         if not parts and isinstance(step, int):
+            if step == 0 and not load.guards:
+                return emit.load(buffer, self.scalar_form(load.index), load.dtype)
             if step == 1:
                 index = self.first_element(load)
                 return emit.load(buffer, index, load.dtype, self.lanes.count, mask)
@@ -520,7 +504,7 @@ class NestEmitter:
             return
         value = emit.broadcast(value, self.lanes.count)
         mask = self.mask(store.guards, self.lanes.count)
-        step, parts = self.lane_parts(store.index)
+        step, parts = lane_parts(store.index, self.lanes)
         if step == 1 and not parts:
             emit.store(buffer, self.scalar_form(store.index), value, mask)
         else:

@@ -121,7 +121,7 @@ def _round(
     nest: NestEmitter, reduction: Reduce, place: Value, mask: Value | None, running: Value
 ) -> Value:
     emit, axis = nest.emit, reduction.axes[-1]
-    with nest.across(axis, place, LANES, mask):
+    with nest.across(axis, place, LANES, mask, True):
         value = emit.broadcast(nest.value(reduction.body), LANES)
         if mask is not None:
             identity = emit.constant(reduction.identity, reduction.dtype, LANES)
@@ -179,13 +179,13 @@ def _extreme_across(nest: NestEmitter, reduction: Extreme) -> Value:
     emit, axis, body = nest.emit, reduction.axis, reduction.body
     nest.prepare_value(body, set())
     width = _EXTREME_LANES
-    with nest.across(axis, emit.index(0), width, None):
+    with nest.across(axis, emit.index(0), width, None, True):
         first = emit.broadcast(nest.value(body), width)
     count = emit.iota(width)
 
     def round_at(place: Value, mask: Value | None, state: Sequence[Value]) -> tuple[Value, Value]:
         standing, best = state
-        with nest.across(axis, place, width, mask):
+        with nest.across(axis, place, width, mask, True):
             here = emit.broadcast(nest.value(body), width)
             better = beats(_Direct(emit), here, standing, reduction.largest)
             if mask is not None:

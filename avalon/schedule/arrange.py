@@ -33,6 +33,7 @@ from avalon.schedule.loops import (
 )
 
 _UNIT = 16384  # elementary operations of a unit, about
+PIECE = 64  # pieces of a loop that is cut are multiples of that
 _UNITS = 16  # units that are enough for any number of threads
 _COLUMNS = 16  # columns that one vector takes
 _SMALL_STRIDE = 4  # strides across lanes up to which a shape-generic kernel knows them
@@ -250,7 +251,7 @@ def cut_of(extent: int, elements: int, cost: int) -> int:
     if elements <= 2 * wanted:
         return 0
     per_step = max(1, elements // extent)
-    cut = max(64, -(-wanted // per_step) // 64 * 64)
+    cut = max(PIECE, -(-wanted // per_step) // PIECE * PIECE)
     return cut if cut < extent else 0
 
 

@@ -258,6 +258,8 @@ class RowPuller(GroupPuller):
 
     def begin(self, part: Group, rest: tuple[Affine, ...]) -> None:
         """Go on with another stage."""
+        # What an earlier stage has computed is read back, not computed once more.
+        self._memo.clear()
         self.members = set(part.members)
         self.home = (*self.rows, *rest)
 
