@@ -16,6 +16,7 @@ from time import perf_counter
 
 from avalon.codegen.assemble import assemble
 from avalon.codegen.target import Target, named
+from avalon.graph.body import every_node, map_bodies
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call
 from avalon.rewrite import (
@@ -82,7 +83,7 @@ def compile_graph(
 
 def _identity(graph: Graph) -> str:
     """The graph's structure, and the lines it came from: a stored plan names them in its errors."""
-    sources = "\n".join(f"{node.note} {node.source}" for node in graph.nodes)
+    sources = "\n".join(f"{node.note} {node.source}" for node in every_node(graph))
     return f"{graph.name}\n{graph.signature().digest()}\n{sources}"
 
 
@@ -92,7 +93,7 @@ def _all_ours(graph: Graph) -> bool:
     """
     return _OURS == (PASSES, RULES) and all(
         node.primitive.reference.__module__.startswith("avalon.")
-        for node in graph.nodes
+        for node in every_node(graph)
         if isinstance(node, Call)
     )
 
@@ -107,6 +108,7 @@ def plan_graph(
         graph = graph.copy()
         for name, rewriting in PASSES:
             if name not in skip and name not in off():
+                map_bodies(graph, rewriting)
                 rewriting(graph)
                 tell(name, graph)
     schedule = schedule_hot(graph) if tier == "hot" else schedule_calls(graph, tier)

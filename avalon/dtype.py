@@ -72,6 +72,8 @@ float32 = _make("float32", "float", "float32")
 float64 = _make("float64", "float", "float64")
 complex64 = _make("complex64", "complex", "complex64")
 complex128 = _make("complex128", "complex", "complex128")
+# What stands in a graph for a call of several results, which has no value of its own.
+several = _make("several", "several", "V")
 
 ALL = (
     bool_, uint8, int8, int16, int32, int64, uint32, uint64,

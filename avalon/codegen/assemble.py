@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from math import prod
 
 from avalon.codegen import loops
+from avalon.codegen.assemble_loops import add_loop
 from avalon.codegen.libraries import library_kernels
 from avalon.codegen.target import Target
 from avalon.graph.graph import Graph
@@ -20,7 +21,15 @@ from avalon.runtime.plan import Argument, BufferSpec, CheckSpec, InputSpec, Kern
 from avalon.schedule.arrange import generic
 from avalon.schedule.donation import donated_pairs
 from avalon.schedule.loops import Nest
-from avalon.schedule.steps import LibraryStep, Schedule, Step, Temporary, Value
+from avalon.schedule.steps import (
+    AnyStep,
+    LibraryStep,
+    LoopStep,
+    Schedule,
+    Step,
+    Temporary,
+    Value,
+)
 
 _KEPT_KERNELS = 4096
 _kernels: OrderedDict[tuple[str, str], Kernel] = OrderedDict()
@@ -29,11 +38,7 @@ _kernels: OrderedDict[tuple[str, str], Kernel] = OrderedDict()
 def assemble(graph: Graph, schedule: Schedule, tier: str, target: Target) -> Plan:
     """The plan of a schedule."""
     assembler = Assembler(graph, schedule, Plan(graph.name, tier), target)
-    for step in schedule.steps:
-        if isinstance(step, Step):
-            assembler.add_nest(step)
-        else:
-            assembler.add_library(step)
+    assembler.add_steps(schedule.steps)
     return assembler.finish()
 
 
@@ -57,6 +62,7 @@ class Assembler:
         self.plan = plan
         self.target = target
         self.numbers: dict[Value, int] = {}
+        self.depth = 0  # of the loops around what is being added
         self.positions = {node: position for position, node in enumerate(graph.inputs)}
         for position, node in enumerate(graph.inputs):
             if node.scalar:
@@ -91,6 +97,16 @@ class Assembler:
         value = self.resolve(value)
         found = self.numbers.get(value)
         return self.append(value, "temporary") if found is None else found
+
+    def add_steps(self, steps: Iterable[AnyStep]) -> None:
+        """The launches of steps, one after the other."""
+        for step in steps:
+            if isinstance(step, Step):
+                self.add_nest(step)
+            elif isinstance(step, LibraryStep):
+                self.add_library(step)
+            else:
+                add_loop(self, step)
 
     def add_nest(self, step: Step) -> None:
         plan, nest, numbers = self.plan, step.nest, step.numbers or []
@@ -186,8 +202,10 @@ def match_donations(candidates: dict[int, list[int]]) -> list[tuple[int, int]]:
     return pairs
 
 
-def written_by(step: Step | LibraryStep) -> Iterable[Value]:
+def written_by(step: AnyStep) -> Iterable[Value]:
     """The values that a step writes."""
+    if isinstance(step, LoopStep):
+        return step.results.values()
     if isinstance(step, Step):
         return [step.keys[place] for place in step.written]
     if step.epilogue is None:

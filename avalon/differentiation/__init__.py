@@ -5,5 +5,9 @@ tensors by the same rules; for graphs made by hand there is `gradients`.
 """
 
 from avalon.differentiation.accumulate import accumulate as accumulate
+from avalon.differentiation.loops import (
+    Differentiated as Differentiated,
+    differentiated as differentiated,
+)
 from avalon.differentiation.reverse import describe as describe, gradients as gradients
 from avalon.differentiation.rules import Gradient as Gradient, gradient_of as gradient_of

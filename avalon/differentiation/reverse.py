@@ -10,12 +10,15 @@ node says which call it is the gradient of.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from avalon.differentiation.accumulate import accumulate
+from avalon.differentiation.accumulate import Parts, accumulate
 from avalon.differentiation.rules import gradient_of
+from avalon.dtype import several
 from avalon.errors import AutogradError
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Node
+from avalon.ops import result
 
 
 def gradients(
@@ -46,7 +49,7 @@ def gradients(
     """
     before = graph.note, graph.source
     graph.note = "seed"
-    cotangents: dict[Node, Node] = {}
+    cotangents: dict[Node, Any] = {}
     given = seeds if seeds is not None else [None] * len(outputs)
     for output, seed in zip(outputs, given, strict=True):
         cotangents[output] = accumulate(cotangents.get(output), _seed(graph, output, seed))
@@ -58,9 +61,18 @@ def gradients(
             continue
         graph.note = describe(call)
         graph.source = call.source
+        if call.primitive is result:
+            (bundle,) = call.operands
+            part = Parts({call.parameters["index"]: g})
+            cotangents[bundle] = accumulate(cotangents.get(bundle), part)
+            continue
         needed = tuple(operand in depends for operand in call.operands)
-        rule = gradient_of(call.primitive, call.operands, call, call.parameters, needed)
-        found = rule.apply(g, call, call.operands)
+        if call.dtype is several:
+            made = call.primitive.cotangents(g, call, call.operands, call.parameters)
+            found = [one if need else None for one, need in zip(made, needed, strict=True)]
+        else:
+            rule = gradient_of(call.primitive, call.operands, call, call.parameters, needed)
+            found = rule.apply(g, call, call.operands)
         for operand, cotangent in zip(call.operands, found, strict=True):
             cotangents[operand] = accumulate(cotangents.get(operand), cotangent)
     graph.note, graph.source = before
@@ -95,7 +107,7 @@ def _depending(graph: Graph, inputs: Sequence[Node]) -> set[Node]:
     for node in graph.nodes:
         if (
             isinstance(node, Call)
-            and node.dtype.is_floating_point
+            and (node.dtype.is_floating_point or node.dtype is several)
             and any(operand in found for operand in node.operands)
         ):
             found.add(node)

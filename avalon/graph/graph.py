@@ -18,7 +18,7 @@ from typing import Any
 from avalon.dtype import DType
 from avalon.errors import GraphError
 from avalon.graph.node import Call, Constant, Input, Node, Source
-from avalon.graph.primitive import Primitive
+from avalon.graph.primitive import Primitive, lookup
 from avalon.graph.show import show
 from avalon.graph.signature import Signature, signature
 from avalon.shape import Shape
@@ -130,6 +130,17 @@ class Graph:
         """Append a call; its shape and dtype come from the primitive's rule."""
         shape, dtype = primitive.infer(operands, parameters)
         return self.known_call(primitive, tuple(operands), parameters, shape, dtype)
+
+    def call_several(
+        self, primitive: Primitive, operands: Sequence[Node], parameters: dict[str, Any]
+    ) -> tuple[Call, ...]:
+        """Append a call of several results and a `result` for each, which are returned."""
+        bundle = self.call(primitive, operands, parameters)
+        project = lookup("result")
+        return tuple(
+            self.known_call(project, (bundle,), {"index": index}, shape, dtype)
+            for index, (shape, dtype) in enumerate(bundle.results)
+        )
 
     def known_call(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from avalon.dtype import DType, bfloat16
+from avalon.dtype import DType, bfloat16, several
 from avalon.errors import GraphError
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Input, Node
@@ -48,7 +48,10 @@ def evaluate(
 ) -> Array:
     """The meaning of one call whose result has `dtype`; overflow and NaN come silently."""
     with np.errstate(all="ignore"):
-        result = np.asarray(primitive.reference(*operands, **parameters))
+        found = primitive.reference(*operands, **parameters)
+    if dtype is several:
+        return found  # a tuple, which only `result` reads
+    result = np.asarray(found)
     return round_to_bfloat16(result) if dtype is bfloat16 else result
 
 

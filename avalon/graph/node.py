@@ -63,6 +63,12 @@ class Node:
         """Append a call of `primitive` to this node's graph: how primitives act on nodes."""
         return self.graph.call(primitive, operands, parameters)
 
+    def apply_several(
+        self, primitive: Primitive, operands: tuple[Any, ...], parameters: dict[str, Any]
+    ) -> tuple[Call, ...]:
+        """Append a call of several results, and the calls that stand for each of them."""
+        return self.graph.call_several(primitive, operands, parameters)
+
     def constant(
         self, value: Any, shape: Shape | None = None, dtype: DType | None = None
     ) -> Constant:
@@ -101,3 +107,8 @@ class Call(Node):
 
     def what(self) -> str:
         return self.primitive.name
+
+    @property
+    def results(self) -> tuple[tuple[Shape, DType], ...]:
+        """Shapes and dtypes of the results of a call that has several."""
+        return tuple(self.primitive.rules["results"](*self.operands, **self.parameters))

@@ -167,6 +167,8 @@ class Primitive:
         return (lookup, (self.name,))
 
     def __call__(self, *operands: Any, **parameters: Any) -> Any:
+        if "results" in self.rules:
+            return operands[0].apply_several(self, operands, parameters)
         return operands[0].apply(self, operands, parameters)
 
     def infer(self, operands: Sequence[Any], parameters: dict[str, Any]) -> tuple[Shape, DType]:
@@ -203,6 +205,18 @@ class Primitive:
     def shape(self, function: Rule) -> Rule:
         """Declare the shape rule: operands, parameters -> (shape, dtype)."""
         return self._set("shape", function)
+
+    def results(self, function: Rule) -> Rule:
+        """Declare the shape rule of a primitive with several results: operands, parameters -> pairs
+        (shape, dtype), one for each. Calling the primitive then gives a tuple of values.
+        """
+
+        def shape(*operands: Any, **parameters: Any) -> tuple[Shape, DType]:
+            function(*operands, **parameters)
+            return (), dtypes.several
+
+        self._set("shape", shape)
+        return self._set("results", function)
 
     def gradient(self, function: Rule) -> Rule:
         """Declare the gradient rule: (cotangent, output, *operands, **parameters) -> one cotangent

@@ -11,10 +11,13 @@ from typing import Any
 
 from avalon import dtype as dtypes
 from avalon.errors import GraphError
+from avalon.graph.body import Body
 from avalon.graph.graph import Graph
 from avalon.graph.node import Source
 from avalon.graph.primitive import Primitive, lookup
 from avalon.graph.show import MARK
+
+_INSIDE = " " * 8  # the lines of a function inside the function
 
 
 class _Primitives:
@@ -46,12 +49,34 @@ def rebuild(text: str) -> Graph:
     scope: dict[str, Any] = {dtype.name: dtype for dtype in dtypes.ALL}
     scope["bool"] = dtypes.bool_
     scope["ops"] = _Primitives()
+    text, bodies = _take_bodies(lines)
+    scope.update((name, Body(rebuild(held))) for name, held in bodies.items())
+    lines = text.splitlines()
     exec(compile(text, f"<graph {header[1]}>", "exec"), scope)
     graph = Graph(header[1])
     scope[header[1]](graph)
     for node, line in zip(graph.nodes, lines[1:-1], strict=True):
         node.note, node.source = _parse_comment(line.rpartition(MARK)[2])
     return graph
+
+
+def _take_bodies(lines: list[str]) -> tuple[str, dict[str, str]]:
+    """The text without the functions inside the function, and those by name."""
+    own: list[str] = []
+    bodies: dict[str, list[str]] = {}
+    held: list[str] | None = None
+    for line in lines:
+        header = re.match(r"    def (\w+)\(graph\):", line)
+        if header:
+            held = bodies[header[1]] = []
+        elif held is not None and not line.startswith(_INSIDE):
+            held = None
+        (own if held is None else held).append(line)
+    return "\n".join(own) + "\n", {name: _dedented(held) for name, held in bodies.items()}
+
+
+def _dedented(lines: list[str]) -> str:
+    return "\n".join(line[4:] for line in lines) + "\n"
 
 
 def _parse_comment(comment: str) -> tuple[str, Source]:

@@ -66,6 +66,13 @@ from avalon.ops.logic import (
     shift_right as shift_right,
     where as where,
 )
+from avalon.ops.loops import (
+    branch as branch,
+    differentiate_loops_by as differentiate_loops_by,
+    repeat as repeat,
+    result as result,
+    scan as scan,
+)
 from avalon.ops.movement import (
     assign_diagonal as assign_diagonal,
     assign_slice as assign_slice,

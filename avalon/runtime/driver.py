@@ -12,6 +12,11 @@ done, so a thread that sleeps, or wakes late, delays nobody.
     stop(pool)                            lets the workers return from `serve`
     spin(count)                           `count` pauses, to learn how long one takes
 
+Among the launches stand the marks of loops. Each thread walks them for itself, with its own count
+of rounds (`STATE`), and goes back from a loop's end to its beginning. Counters only ever grow: in
+visit v of a launch its chunks are those from v times their number on. So a thread that sleeps
+through whole rounds finds, when it wakes, that there is nothing to do there.
+
 A worker joins a job by raising `active` and then reading `job`; the caller first clears `job` and
 then waits for `active` to be zero. So a worker either sees no job or is waited for, and the job's
 memory is never read after the call returned.
@@ -30,11 +35,31 @@ JOB_GROUPS, JOB_GROUP_COUNT = 8, 9
 JOB_THREADS, JOB_SCRATCH_STRIDE = 10, 11  # thread t has its scratch at arena + t * stride
 JOB_STATUS, JOB_FLUSH = 12, 13
 JOB_COUNTERS = 14  # for each launch, for each thread, how many of its chunks are claimed
-JOB_WORDS = 16
+JOB_STATES, JOB_STATE_STRIDE = 15, 16  # thread t has its state at states + t * stride words
+JOB_WORDS = 24
 
 LAUNCH_FUNCTION, LAUNCH_SLOTS, LAUNCH_WORK, LAUNCH_GROUP = 0, 1, 2, 3
 LAUNCH_CHUNK, LAUNCH_CHUNKS = 4, 5  # units in a chunk, and how many chunks there are
-LAUNCH_WORDS = 8
+LAUNCH_KIND = 6  # what the record is: a kernel, or where a loop begins or ends
+LAUNCH_SLOT_COUNT, LAUNCH_ADVANCES, LAUNCH_ADVANCE_COUNT = 7, 8, 9
+LAUNCH_TARGET, LAUNCH_DEPTH = 10, 11  # marks: the record to go on with, and the loop's depth
+LAUNCH_WORDS = 12
+KERNEL, BEGIN, END = 0, 1, 2
+
+# A mark's LAUNCH_WORK is the number of rounds, unless it has slots: then the first one points to
+# that number, which the loop's own kernels may write.
+
+# An advance: slots[slot] += f(round of the loop at depth) * stride, where f is the round, the
+# rounds that follow, or the parity of the round or of the next one.
+ADVANCE_SLOT, ADVANCE_DEPTH, ADVANCE_MODE, ADVANCE_STRIDE = 0, 1, 2, 3
+ADVANCE_WORDS = 4
+FORWARD, BACKWARD, NOW, NEXT = 0, 1, 2, 3
+
+# What a thread knows of the loops it is in: how often it has come to where it is, then for each
+# depth the round and the number of rounds, then the slots of the launch that it runs.
+STATE_VISIT, STATE_ROUNDS = 0, 1
+DEEPEST = 8
+STATE_SLOTS = STATE_ROUNDS + 2 * DEEPEST
 
 COUNTER_WORDS = 8  # a cache line of its own
 
@@ -236,23 +261,32 @@ _RUN_ALONE = f"""
 {_get("count", "%job", JOB_LAUNCH_COUNT)}
 {_get("values", "%job", JOB_VALUES, "ptr")}
 {_get("status", "%job", JOB_STATUS, "ptr")}
+{_get("state", "%job", JOB_STATES, "ptr")}
+  store i64 0, ptr %state
   %scratch = load ptr, ptr %values
   %control = call i64 @enter(i64 %flush)
   br label %launch
 launch:
-  %i = phi i64 [ 0, %entry ], [ %i.next, %after ]
+  %i = phi i64 [ 0, %entry ], [ %turned, %mark ], [ %i.next, %after ]
   %more = icmp slt i64 %i, %count
   br i1 %more, label %one, label %done
 one:
   %word = mul i64 %i, {LAUNCH_WORDS}
   %record = getelementptr i64, ptr %launches, i64 %word
+{_get("kind", "%record", LAUNCH_KIND)}
+  %is.kernel = icmp eq i64 %kind, {KERNEL}
+  br i1 %is.kernel, label %kernel, label %mark
+mark:
+  %turned = call i64 @turn(ptr %record, ptr %state, i64 %i)
+  br label %launch
+kernel:
 {_get("work", "%record", LAUNCH_WORK)}
   %i.next = add i64 %i, 1
   %any = icmp sgt i64 %work, 0
   br i1 %any, label %call, label %after
 call:
 {_get("function", "%record", LAUNCH_FUNCTION, "ptr")}
-{_get("slots", "%record", LAUNCH_SLOTS, "ptr")}
+  %slots = call ptr @place(ptr %record, ptr %state)
   call void %function(ptr %slots, i64 0, i64 %work, ptr %scratch)
   br label %after
 after:
@@ -263,6 +297,115 @@ done:
   call void @leave(i64 %control)
   %result = load i64, ptr %status
   ret i64 %result
+"""
+
+# Where a thread goes on after the mark of a loop: into its next round, or past it.
+_TURN = f"""
+{_get("kind", "%record", LAUNCH_KIND)}
+{_get("depth", "%record", LAUNCH_DEPTH)}
+{_get("fixed", "%record", LAUNCH_WORK)}
+{_get("slots", "%record", LAUNCH_SLOTS, "ptr")}
+{_get("target", "%record", LAUNCH_TARGET)}
+{_get("visit", "%state", STATE_VISIT)}
+  %pair = shl i64 %depth, 1
+  %place = add i64 %pair, {STATE_ROUNDS}
+  %round.at = getelementptr i64, ptr %state, i64 %place
+  %count.at = getelementptr i64, ptr %round.at, i64 1
+  %following = add i64 %index, 1
+  %is.fixed = icmp eq ptr %slots, null
+  br i1 %is.fixed, label %counted, label %look
+look:
+  %word = load ptr, ptr %slots
+  %found = load atomic i64, ptr %word monotonic, align 8
+  br label %counted
+counted:
+  %count = phi i64 [ %fixed, %entry ], [ %found, %look ]
+  %begins = icmp eq i64 %kind, {BEGIN}
+  br i1 %begins, label %begin, label %end
+begin:
+  store i64 0, ptr %round.at
+  store i64 %count, ptr %count.at
+  %any = icmp sgt i64 %count, 0
+  br i1 %any, label %enter, label %skip
+enter:
+  %deeper = mul i64 %visit, %count
+  store i64 %deeper, ptr %visit.at
+  ret i64 %following
+skip:
+  ret i64 %target
+end:
+  %round = load i64, ptr %round.at
+  %next = add i64 %round, 1
+  store i64 %next, ptr %round.at
+  %more = icmp slt i64 %next, %count
+  br i1 %more, label %again, label %leave
+again:
+  %visit.next = add i64 %visit, 1
+  store i64 %visit.next, ptr %visit.at
+  ret i64 %target
+leave:
+  %outer = sdiv i64 %visit, %count
+  store i64 %outer, ptr %visit.at
+  ret i64 %following
+"""
+
+# The slots of a launch as they are in this round: its own, or a copy that has moved on.
+_PLACE = f"""
+{_get("slots", "%record", LAUNCH_SLOTS, "ptr")}
+{_get("count", "%record", LAUNCH_ADVANCE_COUNT)}
+  %none = icmp eq i64 %count, 0
+  br i1 %none, label %fixed, label %moving
+fixed:
+  ret ptr %slots
+moving:
+{_get("slot.count", "%record", LAUNCH_SLOT_COUNT)}
+{_get("advances", "%record", LAUNCH_ADVANCES, "ptr")}
+{_at("own", "%state", STATE_SLOTS)}
+  br label %copy
+copy:
+  %c = phi i64 [ 0, %moving ], [ %c.next, %copy.one ]
+  %c.more = icmp slt i64 %c, %slot.count
+  br i1 %c.more, label %copy.one, label %move
+copy.one:
+{_get("c.word", "%slots", "%c")}
+{_at("c.target", "%own", "%c")}
+  store i64 %c.word, ptr %c.target
+  %c.next = add i64 %c, 1
+  br label %copy
+move:
+  %a = phi i64 [ 0, %copy ], [ %a.next, %move.one ]
+  %a.more = icmp slt i64 %a, %count
+  br i1 %a.more, label %move.one, label %done
+move.one:
+  %a.first = mul i64 %a, {ADVANCE_WORDS}
+  %a.record = getelementptr i64, ptr %advances, i64 %a.first
+{_get("a.slot", "%a.record", ADVANCE_SLOT)}
+{_get("a.depth", "%a.record", ADVANCE_DEPTH)}
+{_get("a.mode", "%a.record", ADVANCE_MODE)}
+{_get("a.stride", "%a.record", ADVANCE_STRIDE)}
+  %a.pair = shl i64 %a.depth, 1
+  %a.place = add i64 %a.pair, {STATE_ROUNDS}
+  %a.round.at = getelementptr i64, ptr %state, i64 %a.place
+  %a.round = load i64, ptr %a.round.at
+{_get("a.count", "%a.round.at", 1)}
+  %a.following = add i64 %a.round, 1
+  %a.left = sub i64 %a.count, %a.following
+  %a.now = and i64 %a.round, 1
+  %a.then = and i64 %a.following, 1
+  %a.is.backward = icmp eq i64 %a.mode, {BACKWARD}
+  %a.is.now = icmp eq i64 %a.mode, {NOW}
+  %a.is.next = icmp eq i64 %a.mode, {NEXT}
+  %a.first.choice = select i1 %a.is.backward, i64 %a.left, i64 %a.round
+  %a.second.choice = select i1 %a.is.now, i64 %a.now, i64 %a.first.choice
+  %a.factor = select i1 %a.is.next, i64 %a.then, i64 %a.second.choice
+  %a.offset = mul i64 %a.factor, %a.stride
+{_get("a.word", "%own", "%a.slot")}
+  %a.moved = add i64 %a.word, %a.offset
+  store i64 %a.moved, ptr %a.word.at
+  %a.next = add i64 %a, 1
+  br label %move
+done:
+  ret ptr %own
 """
 
 # One thread's part in a job: walk the launches in order, claim chunks, wait between groups. Each
@@ -278,45 +421,62 @@ _WORK = f"""
 {_get("values", "%job", JOB_VALUES, "ptr")}
 {_get("stride", "%job", JOB_SCRATCH_STRIDE)}
 {_get("status", "%job", JOB_STATUS, "ptr")}
+{_get("states", "%job", JOB_STATES, "ptr")}
+{_get("state.stride", "%job", JOB_STATE_STRIDE)}
   %arena = load ptr, ptr %values
   %scratch.offset = mul i64 %stride, %thread
   %scratch = getelementptr i8, ptr %arena, i64 %scratch.offset
+  %state.offset = mul i64 %state.stride, %thread
+  %state = getelementptr i64, ptr %states, i64 %state.offset
+  store i64 0, ptr %state
   %rounding = sub i64 %threads, 1
   %control = call i64 @enter(i64 %flush)
   br label %launch
 launch:
-  %i = phi i64 [ 0, %entry ], [ %i.next, %exhausted ]
-  %running = phi i64 [ 0, %entry ], [ %group, %exhausted ]
+  %i = phi i64 [ 0, %entry ], [ %turned, %turn ], [ %i.next, %exhausted ]
+  %running = phi i64 [ -1, %entry ], [ -1, %turn ], [ %group, %exhausted ]
+  %running.done = phi ptr [ null, %entry ], [ null, %turn ], [ %finished, %exhausted ]
+  %running.target = phi i64 [ 0, %entry ], [ 0, %turn ], [ %target, %exhausted ]
+  %idle = icmp eq i64 %running, -1
   %more = icmp slt i64 %i, %count
-  br i1 %more, label %one, label %done
+  br i1 %more, label %one, label %finish
 one:
   %word = mul i64 %i, {LAUNCH_WORDS}
   %record = getelementptr i64, ptr %launches, i64 %word
+{_get("group", "%record", LAUNCH_GROUP)}
+{_get("kind", "%record", LAUNCH_KIND)}
+  %same = icmp eq i64 %group, %running
+  %together = or i1 %same, %idle
+  br i1 %together, label %ready, label %barrier
+barrier:
+  call void @await(ptr %pool, ptr %running.done, i64 %running.target)
+  %failed = load atomic i64, ptr %status monotonic, align 8
+  %good = icmp eq i64 %failed, 0
+  br i1 %good, label %ready, label %done
+ready:
+  %is.kernel = icmp eq i64 %kind, {KERNEL}
+  br i1 %is.kernel, label %kernel, label %turn
+turn:
+  %turned = call i64 @turn(ptr %record, ptr %state, i64 %i)
+  br label %launch
+kernel:
 {_get("function", "%record", LAUNCH_FUNCTION, "ptr")}
-{_get("slots", "%record", LAUNCH_SLOTS, "ptr")}
 {_get("work", "%record", LAUNCH_WORK)}
 {_get("chunk", "%record", LAUNCH_CHUNK)}
 {_get("chunks", "%record", LAUNCH_CHUNKS)}
-{_get("group", "%record", LAUNCH_GROUP)}
+{_get("visit", "%state", STATE_VISIT)}
+  %slots = call ptr @place(ptr %record, ptr %state)
   %own.counters = mul i64 %i, %threads
   %group.word = mul i64 %group, {GROUP_WORDS}
   %group.record = getelementptr i64, ptr %groups, i64 %group.word
 {_get("total", "%group.record", GROUP_TOTAL)}
 {_at("finished", "%group.record", GROUP_DONE)}
+  %visits = add i64 %visit, 1
+  %target = mul i64 %total, %visits
   %i.next = add i64 %i, 1
-  %same = icmp eq i64 %group, %running
-  br i1 %same, label %shares, label %barrier
-barrier:
-  %before.word = mul i64 %running, {GROUP_WORDS}
-  %before = getelementptr i64, ptr %groups, i64 %before.word
-{_get("before.total", "%before", GROUP_TOTAL)}
-{_at("before.done", "%before", GROUP_DONE)}
-  call void @await(ptr %pool, ptr %before.done, i64 %before.total)
-  %failed = load atomic i64, ptr %status monotonic, align 8
-  %good = icmp eq i64 %failed, 0
-  br i1 %good, label %shares, label %done
+  br label %shares
 shares:
-  %s = phi i64 [ 0, %one ], [ 0, %barrier ], [ %s.next, %claimed ]
+  %s = phi i64 [ 0, %kernel ], [ %s.next, %claimed ]
   %s.more = icmp slt i64 %s, %threads
   br i1 %s.more, label %share, label %exhausted
 share:
@@ -331,11 +491,13 @@ share:
   %last.up = add i64 %last.part, %rounding
   %last = sdiv i64 %last.up, %threads
   %share.size = sub i64 %last, %first
+  %share.before = mul i64 %share.size, %visit
+  %share.end = add i64 %share.before, %share.size
   %counter.number = add i64 %own.counters, %owner
   %counter.word = mul i64 %counter.number, {COUNTER_WORDS}
 {_at("next", "%counters", "%counter.word")}
   %seen = load atomic i64, ptr %next monotonic, align 8
-  %left = icmp slt i64 %seen, %share.size
+  %left = icmp slt i64 %seen, %share.end
   br i1 %left, label %look.closer, label %claimed
 claimed:
   br label %shares
@@ -346,11 +508,17 @@ hesitate:
   call void @spin(i64 {_HESITATION})
   br label %claim
 claim:
-  %turn = atomicrmw add ptr %next, i64 1 monotonic
-  %mine = icmp slt i64 %turn, %share.size
-  br i1 %mine, label %run, label %claimed
+  %taken = load atomic i64, ptr %next monotonic, align 8
+  %free = icmp slt i64 %taken, %share.end
+  br i1 %free, label %take, label %claimed
+take:
+  %taken.next = add i64 %taken, 1
+  %swap = cmpxchg ptr %next, i64 %taken, i64 %taken.next monotonic monotonic
+  %mine = extractvalue {{ i64, i1 }} %swap, 1
+  br i1 %mine, label %run, label %claim
 run:
-  %number = add i64 %first, %turn
+  %turn.number = sub i64 %taken, %share.before
+  %number = add i64 %first, %turn.number
   %begin = mul i64 %number, %chunk
   %unclipped = add i64 %begin, %chunk
   %inside = icmp slt i64 %unclipped, %work
@@ -359,13 +527,21 @@ run:
   %units = sub i64 %end, %begin
   %before.mine = atomicrmw add ptr %finished, i64 %units seq_cst
   %now = add i64 %before.mine, %units
-  %complete = icmp eq i64 %now, %total
+  %complete = icmp eq i64 %now, %target
   br i1 %complete, label %announce, label %claim
 announce:
   call void @notify(ptr %pool)
   br label %exhausted
 exhausted: ; nothing is left of this launch
   br label %launch
+finish: ; the caller waits for what is still running
+  %caller = icmp eq i64 %thread, 0
+  %busy = xor i1 %idle, true
+  %waits = and i1 %caller, %busy
+  br i1 %waits, label %wait, label %done
+wait:
+  call void @await(ptr %pool, ptr %running.done, i64 %running.target)
+  br label %done
 done:
   call void @leave(i64 %control)
   ret void
@@ -377,8 +553,6 @@ _RUN_SHARED = f"""
 {_at("current", "%pool", POOL_JOB)}
 {_at("active", "%pool", POOL_ACTIVE)}
 {_at("asleep.at", "%pool", POOL_ASLEEP)}
-{_get("groups", "%job", JOB_GROUPS, "ptr")}
-{_get("group.count", "%job", JOB_GROUP_COUNT)}
 {_get("status", "%job", JOB_STATUS, "ptr")}
   store atomic ptr %job, ptr %current seq_cst, align 8
   %generation = atomicrmw add ptr %pool, i32 1 seq_cst
@@ -390,25 +564,13 @@ wake:
   br label %work
 work:
   call void @work(ptr %pool, ptr %job, i64 0)
-  %failed = load atomic i64, ptr %status monotonic, align 8
-  %good = icmp eq i64 %failed, 0
-  br i1 %good, label %last, label %finish
-last:
-  %last.index = sub i64 %group.count, 1
-  %last.word = mul i64 %last.index, {GROUP_WORDS}
-  %record = getelementptr i64, ptr %groups, i64 %last.word
-{_get("total", "%record", GROUP_TOTAL)}
-{_at("done", "%record", GROUP_DONE)}
-  call void @await(ptr %pool, ptr %done, i64 %total)
-  br label %finish
-finish:
   store atomic ptr null, ptr %current seq_cst, align 8
-  call void @await(ptr %pool, ptr %active, i64 0)
+  call void @await_none(ptr %pool, ptr %active, i64 0)
   %result = load i64, ptr %status
   ret i64 %result
 """
 
-# Wait until the word at %counter is %target: pause, then let others run, then sleep.
+# Wait until the word at %counter has come to %target: pause, then let others run, then sleep.
 _AWAIT = f"""
 {_get("spins", "%pool", POOL_BARRIER_SPINS)}
 {_get("yields", "%pool", POOL_BARRIER_YIELDS)}
@@ -420,7 +582,7 @@ _AWAIT = f"""
 look:
   %n = phi i64 [ 0, %entry ], [ %n.next, %pausing ], [ %n.next, %yielding ]
   %value = load atomic i64, ptr %counter acquire, align 8
-  %reached = icmp eq i64 %value, %target
+  %reached = icmp REACHED i64 %value, %target
   br i1 %reached, label %done, label %choose
 choose:
   %n.next = add i64 %n, 1
@@ -439,7 +601,7 @@ sleep:
   %before = atomicrmw add ptr %waiting, i64 1 seq_cst
   %epoch = load atomic i32, ptr %epoch.at seq_cst, align 4
   %again = load atomic i64, ptr %counter seq_cst, align 8
-  %reached.now = icmp eq i64 %again, %target
+  %reached.now = icmp REACHED i64 %again, %target
   br i1 %reached.now, label %awake, label %wait
 wait:
   call void @futex_wait(ptr %pool, ptr %epoch.at, i32 %epoch)
@@ -447,7 +609,7 @@ wait:
 awake:
   %after = atomicrmw sub ptr %waiting, i64 1 seq_cst
   %last = load atomic i64, ptr %counter acquire, align 8
-  %reached.last = icmp eq i64 %last, %target
+  %reached.last = icmp REACHED i64 %last, %target
   br i1 %reached.last, label %done, label %sleep
 done:
   ret void
@@ -591,7 +753,16 @@ _FUNCTIONS = (
     ("internal void @prepare(ptr %job)", _PREPARE),
     ("internal void @reset(ptr %job)", _RESET),
     ("internal void @work(ptr %pool, ptr %job, i64 %thread)", _WORK),
-    ("internal void @await(ptr %pool, ptr %counter, i64 %target)", _AWAIT),
+    ("internal i64 @turn(ptr %record, ptr %state, i64 %index)", _TURN),
+    ("internal ptr @place(ptr %record, ptr %state)", _PLACE),
+    (
+        "internal void @await(ptr %pool, ptr %counter, i64 %target)",
+        _AWAIT.replace("REACHED", "sge"),
+    ),
+    (
+        "internal void @await_none(ptr %pool, ptr %counter, i64 %target)",
+        _AWAIT.replace("REACHED", "eq"),
+    ),
     ("internal void @notify(ptr %pool)", _NOTIFY),
     ("internal void @futex_wait(ptr %pool, ptr %word, i32 %expected)", _FUTEX_WAIT),
     ("internal void @futex_wake(ptr %pool, ptr %word)", _FUTEX_WAKE),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from avalon.runtime import driver, memory
 from avalon.runtime.buffer import Buffer
-from avalon.runtime.plan import Argument, Launch, Plan
+from avalon.runtime.plan import Argument, Launch, LoopSpec, Plan
 from avalon.runtime.values import Table, Values
 
 _CHUNKS_PER_THREAD = 8
@@ -68,17 +68,24 @@ class Frame:
         self.arena_bytes = scratch + parts.arena.nbytes
 
         slot_count = sum(len(launch.arguments) for launch in plan.launches)
+        records = _records(plan)
+        slot_count += sum(isinstance(record, tuple) for record in records)  # loops' limits
+        longest = max((len(launch.arguments) for launch in plan.launches), default=0)
+        state_words = memory.align((driver.STATE_SLOTS + longest) * _WORD) // _WORD
+        moves = [advances(plan, launch) for launch in plan.launches]
         units = parts.group_units
         places = _Places()
         job = places.add(driver.JOB_WORDS)
-        launches = places.add(driver.LAUNCH_WORDS * len(plan.launches))
+        launches = places.add(driver.LAUNCH_WORDS * len(records))
         groups = places.add(driver.GROUP_WORDS * len(units))
-        counters = places.add(driver.COUNTER_WORDS * len(plan.launches) * threads)
+        counters = places.add(driver.COUNTER_WORDS * len(records) * threads)
         status = places.add(2)
         values = places.add(parts.values.count)
         slots = places.add(slot_count)
         patches = places.add(2 * slot_count)
         relocations = places.add(2 * slot_count)
+        states = places.add(state_words * threads)
+        advance = places.add(driver.ADVANCE_WORDS * sum(map(len, moves)))
 
         self._memory = Buffer(places.words * _WORD)
         self.address = start = self._memory.address
@@ -86,24 +93,46 @@ class Frame:
         slot = slots
         patch = patches
         relocation = relocations
-        for number, launch in enumerate(plan.launches):
+        number_of: dict[int, int] = {}  # of the record of each launch
+        for number, known in enumerate(records):
             record = launches + number * driver.LAUNCH_WORDS
-            words[record + driver.LAUNCH_FUNCTION] = parts.addresses[launch.kernel]
-            words[record + driver.LAUNCH_SLOTS] = start + slot * _WORD
-            words[record + driver.LAUNCH_WORK] = launch.work
-            chunk = chunk_units(launch, threads)
-            words[record + driver.LAUNCH_CHUNK] = chunk
-            words[record + driver.LAUNCH_CHUNKS] = -(-launch.work // chunk)
-            words[record + driver.LAUNCH_GROUP] = parts.groups[number]
-            for argument in launch.arguments:
-                kind, content = _source(parts, argument)
-                if kind == "value":
+            if isinstance(known, tuple):
+                kind, loop = known
+                words[record + driver.LAUNCH_KIND] = kind
+                words[record + driver.LAUNCH_DEPTH] = loop.depth
+                words[record + driver.LAUNCH_GROUP] = -2  # like no group: everything waits here
+                words[record + driver.LAUNCH_WORK] = loop.rounds
+                other = driver.END if kind == driver.BEGIN else driver.BEGIN
+                words[record + driver.LAUNCH_TARGET] = records.index((other, loop)) + 1
+                arguments = [Argument("buffer", loop.limit)] if loop.limit >= 0 else []
+                if arguments:
+                    words[record + driver.LAUNCH_SLOTS] = start + slot * _WORD
+            else:
+                launch = plan.launches[known]
+                number_of[known] = number
+                words[record + driver.LAUNCH_FUNCTION] = parts.addresses[launch.kernel]
+                words[record + driver.LAUNCH_SLOTS] = start + slot * _WORD
+                words[record + driver.LAUNCH_WORK] = launch.work
+                chunk = chunk_units(launch, threads)
+                words[record + driver.LAUNCH_CHUNK] = chunk
+                words[record + driver.LAUNCH_CHUNKS] = -(-launch.work // chunk)
+                words[record + driver.LAUNCH_GROUP] = parts.groups[known]
+                words[record + driver.LAUNCH_SLOT_COUNT] = len(launch.arguments)
+                words[record + driver.LAUNCH_ADVANCES] = start + advance * _WORD
+                words[record + driver.LAUNCH_ADVANCE_COUNT] = len(moves[known])
+                for move in moves[known]:
+                    words[advance : advance + driver.ADVANCE_WORDS] = move
+                    advance += driver.ADVANCE_WORDS
+                arguments = list(launch.arguments)
+            for argument in arguments:
+                source, content = _source(parts, argument)
+                if source == "value":
                     words[patch : patch + 2] = slot - slots, content
                     patch += 2
-                elif kind == "arena":
+                elif source == "arena":
                     words[relocation : relocation + 2] = slot - slots, scratch + content
                     relocation += 2
-                elif kind == "status":
+                elif source == "status":
                     words[slot] = start + status * _WORD
                 else:
                     words[slot] = content
@@ -119,27 +148,30 @@ class Frame:
             (driver.JOB_GROUPS, groups),
             (driver.JOB_STATUS, status),
             (driver.JOB_COUNTERS, counters),
+            (driver.JOB_STATES, states),
         ):
             words[job + word] = start + place * _WORD
-        words[job + driver.JOB_LAUNCH_COUNT] = len(plan.launches)
+        words[job + driver.JOB_LAUNCH_COUNT] = len(records)
         words[job + driver.JOB_PATCH_COUNT] = (patch - patches) // 2
         words[job + driver.JOB_RELOCATION_COUNT] = (relocation - relocations) // 2
         words[job + driver.JOB_GROUP_COUNT] = len(units)
         words[job + driver.JOB_THREADS] = threads
         words[job + driver.JOB_SCRATCH_STRIDE] = stride
         words[job + driver.JOB_FLUSH] = int(flush)
+        words[job + driver.JOB_STATE_STRIDE] = state_words
 
         self.gain = shared_gain(plan, threads)
         self._words = (ctypes.c_int64 * places.words).from_address(start)
         struct.pack_into(f"<{places.words}q", self._words, 0, *words)
         self._status = status
         self._launches = launches
+        self._number_of = number_of
         value_bytes = ctypes.c_char * (parts.values.count * _WORD)
         self.table: Table = value_bytes.from_address(start + values * _WORD)
 
     def launch(self, number: int) -> tuple[int, int]:
         """The addresses of a launch's kernel and of its slots."""
-        record = self._launches + number * driver.LAUNCH_WORDS
+        record = self._launches + self._number_of[number] * driver.LAUNCH_WORDS
         words = self._words
         return words[record + driver.LAUNCH_FUNCTION], words[record + driver.LAUNCH_SLOTS]
 
@@ -161,6 +193,43 @@ class _Places:
         return place
 
 
+def _records(plan: Plan) -> list[int | tuple[int, LoopSpec]]:
+    """What the driver walks through: the launches by number, and the marks of loops."""
+    found: list[int | tuple[int, LoopSpec]] = []
+    for position in range(len(plan.launches) + 1):
+        found += [
+            (driver.END, loop)
+            for loop in reversed(plan.loops)
+            if loop.end == position and loop.begin < position
+        ]
+        found += [
+            (driver.BEGIN, loop)
+            for loop in plan.loops
+            if loop.begin == position and loop.end > position
+        ]
+        if position < len(plan.launches):
+            found.append(position)
+    return found
+
+
+_MODES = {
+    "forward": driver.FORWARD, "backward": driver.BACKWARD, "now": driver.NOW, "next": driver.NEXT,
+}  # fmt: skip
+
+
+def advances(plan: Plan, launch: Launch) -> list[tuple[int, int, int, int]]:
+    """How the slots of a launch move on with the rounds of loops, as the driver reads it."""
+    found = []
+    for slot, argument in enumerate(launch.arguments):
+        if argument.kind != "buffer":
+            continue
+        spec = plan.buffers[argument.value]
+        while spec.role == "window":
+            found.append((slot, spec.depth, _MODES[spec.mode], spec.stride))
+            spec = plan.buffers[spec.base]
+    return found
+
+
 def _source(parts: Parts, argument: Argument) -> tuple[str, int]:
     """Where a slot's content comes from: the word "value" of a call's values, the offset in the
     "arena", the "status" words, or it is "fixed".
@@ -169,7 +238,7 @@ def _source(parts: Parts, argument: Argument) -> tuple[str, int]:
         return ("status" if argument.kind == "status" else "fixed"), argument.value
     if argument.kind == "scalar":
         return "value", parts.values.of_scalar[argument.value]
-    number = argument.value
+    number = parts.plan.base(argument.value)
     if number in parts.values.of_buffer:
         return "value", parts.values.of_buffer[number]
     if number in parts.constants:
@@ -190,13 +259,23 @@ def shared_gain(plan: Plan, threads: int) -> float:
 
     Launches of a few chunks gain little, and those of one chunk nothing.
     """
+    if any(loop.limit >= 0 and loop.depth for loop in plan.loops):
+        return 0.0  # a thread that comes late could not know how often an inner loop ran
     alone = together = 0.0
-    for launch in plan.launches:
+    for launch, rounds in zip(plan.launches, plan.rounds(), strict=True):
         if launch.work:
             chunks = -(-launch.work // chunk_units(launch, threads))
-            alone += estimate(launch)
-            together += estimate(launch) * -(-chunks // threads) / chunks
+            alone += estimate(launch) * rounds
+            together += estimate(launch) * rounds * -(-chunks // threads) / chunks
     return 1 - together / alone if alone else 0.0
+
+
+def estimate_all(plan: Plan) -> int:
+    """Nanoseconds that all launches may take on one thread."""
+    return sum(
+        estimate(launch) * rounds
+        for launch, rounds in zip(plan.launches, plan.rounds(), strict=True)
+    )
 
 
 def estimate(launch: Launch) -> int:

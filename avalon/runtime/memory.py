@@ -78,7 +78,8 @@ def group_launches(plan: Plan, arena: Arena, donations: Collection[tuple[int, in
 
     A launch joins the running group unless it touches memory that the group writes, or writes
     memory that the group touches; and a launch that overwrites a donated input waits for the checks
-    before it. `donations` are pairs (output position, input position) of one memory.
+    before it. No group reaches into a loop or out of it. `donations` are pairs (output position,
+    input position) of one memory.
     """
     shared = {plan.outputs[output]: plan.inputs[position].buffer for output, position in donations}
     donated = set(shared)
@@ -87,11 +88,15 @@ def group_launches(plan: Plan, arena: Arena, donations: Collection[tuple[int, in
     checking = False
     reads = _Regions(plan, arena, shared)
     writes = _Regions(plan, arena, shared)
-    for launch in plan.launches:
+    marks = {mark for loop in plan.loops for mark in (loop.begin, loop.end) if mark}
+    for number, launch in enumerate(plan.launches):
         touched = [a for a in launch.arguments if a.kind == "buffer"]
-        if not OVERLAP_LAUNCHES.on or any(
+        apart = number in marks or not OVERLAP_LAUNCHES.on
+        if apart or any(
             writes.meets(a.value)
-            or (a.written and (reads.meets(a.value) or (checking and a.value in donated)))
+            or (
+                a.written and (reads.meets(a.value) or (checking and plan.base(a.value) in donated))
+            )
             for a in touched
         ):
             group += 1
@@ -122,9 +127,13 @@ def safe_donations(plan: Plan) -> list[tuple[int, int]]:
             if argument.kind == "status":
                 last_check = position
             elif argument.kind == "buffer" and argument.written:
-                first_write.setdefault(argument.value, position)
+                first_write.setdefault(plan.base(argument.value), position)
             elif argument.kind == "buffer":
-                last_read[argument.value] = position
+                last_read[plan.base(argument.value)] = position
+    for loop in plan.loops:  # a round that follows reads again
+        for buffer, position in last_read.items():
+            if loop.begin <= position < loop.end:
+                last_read[buffer] = loop.end
     safe = []
     for output, position in plan.donations:
         buffer = plan.inputs[position].buffer
@@ -139,13 +148,34 @@ def safe_donations(plan: Plan) -> list[tuple[int, int]]:
 
 
 def _lifetimes(plan: Plan) -> dict[int, _Lifetime]:
+    """From the first to the last launch that touches a temporary. What lives longer than a round of
+    a loop lives through the whole loop; the rest of what a loop makes is there once for all rounds.
+    """
     found: dict[int, _Lifetime] = {}
+    moving: set[tuple[int, int]] = set()  # buffers with windows, and the depth of their loops
     for position, launch in enumerate(plan.launches):
         for argument in launch.arguments:
-            if argument.kind != "buffer" or plan.buffers[argument.value].role != "temporary":
+            if argument.kind != "buffer":
                 continue
-            known = found.get(argument.value)
-            found[argument.value] = _Lifetime(known.first if known else position, position)
+            buffer = argument.value
+            while plan.buffers[buffer].role == "window":
+                depth, buffer = plan.buffers[buffer].depth, plan.buffers[buffer].base
+                moving.add((plan.base(buffer), depth))
+            if plan.buffers[buffer].role != "temporary":
+                continue
+            known = found.get(buffer)
+            found[buffer] = _Lifetime(known.first if known else position, position)
+    for loop in plan.loops:
+        if loop.limit >= 0 and loop.limit in found:
+            known = found[loop.limit]
+            found[loop.limit] = _Lifetime(known.first, max(known.last, loop.end - 1))
+    for loop in reversed(plan.loops):  # the inner ones first
+        for buffer, life in found.items():
+            touched = life.first < loop.end and life.last >= loop.begin
+            inside = loop.begin <= life.first and life.last < loop.end
+            if touched and (not inside or (buffer, loop.depth) in moving):
+                first, last = min(life.first, loop.begin), max(life.last, loop.end - 1)
+                found[buffer] = _Lifetime(first, last)
     return found
 
 
@@ -175,18 +205,30 @@ class _Regions:
         self._ranges: list[tuple[int, int]] = []
 
     def add(self, buffer: int) -> None:
-        offset = self._arena.offsets.get(buffer)
-        if offset is None:
+        start = self._start(buffer)
+        if start is None:
+            buffer = self._plan.base(buffer)
             self._buffers.add(self._shared.get(buffer, buffer))
         else:
-            self._ranges.append((offset, offset + self._plan.buffers[buffer].nbytes))
+            self._ranges.append((start, start + self._plan.buffers[buffer].nbytes))
 
     def meets(self, buffer: int) -> bool:
-        offset = self._arena.offsets.get(buffer)
-        if offset is None:
+        start = self._start(buffer)
+        if start is None:
+            buffer = self._plan.base(buffer)
             return self._shared.get(buffer, buffer) in self._buffers
-        end = offset + self._plan.buffers[buffer].nbytes
-        return any(start < end and offset < stop for start, stop in self._ranges)
+        end = start + self._plan.buffers[buffer].nbytes
+        return any(first < end and start < stop for first, stop in self._ranges)
+
+    def _start(self, buffer: int) -> int | None:
+        """Where a buffer starts in the arena, if it lies there; a window as in round 0, for all of
+        a group is in one round, and the two places of a carried value are apart in each.
+        """
+        spec = self._plan.buffers[buffer]
+        if spec.role != "window":
+            return self._arena.offsets.get(buffer)
+        base = self._start(spec.base)
+        return None if base is None else base + spec.stride * (spec.mode == "next")
 
     def clear(self) -> None:
         self._buffers.clear()

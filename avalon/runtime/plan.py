@@ -62,7 +62,10 @@ class Launch:
 @dataclass(frozen=True)
 class BufferSpec:
     """A buffer of a program. `role`: "input" or "output" (position says which), "temporary" (lives
-    from its first to its last launch in the arena) or "constant" (holds `data`).
+    from its first to its last launch in the arena), "constant" (holds `data`) or "window": a part
+    of the buffer `base` that moves on by `stride` bytes with the rounds of the loop at `depth`:
+    "forward", "backward" (the last part comes first), or "now" and "next" (the parity of the round,
+    and of the one after it).
     """
 
     nbytes: int
@@ -71,6 +74,10 @@ class BufferSpec:
     role: str
     position: int = -1
     data: bytes = b""
+    base: int = -1
+    mode: str = ""
+    stride: int = 0
+    depth: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,20 @@ class CheckSpec:
     source: str
 
 
+@dataclass(frozen=True)
+class LoopSpec:
+    """A loop around the launches from `begin` up to `end`, `depth` loops inside others. The number
+    of rounds is `rounds`, or what the int64 in the buffer `limit` says (the launches may change
+    it).
+    """
+
+    begin: int
+    end: int
+    depth: int
+    rounds: int
+    limit: int = -1
+
+
 @dataclass
 class Plan:
     """A whole program."""
@@ -106,6 +127,21 @@ class Plan:
     # (output position, input position): the output may be computed in the input's memory when the
     # caller holds the only reference to it
     donations: list[tuple[int, int]] = field(default_factory=list)
+    loops: list[LoopSpec] = field(default_factory=list)  # the outer ones first
+
+    def base(self, buffer: int) -> int:
+        """The buffer whose memory a buffer lies in: itself, but for windows."""
+        while self.buffers[buffer].role == "window":
+            buffer = self.buffers[buffer].base
+        return buffer
+
+    def rounds(self) -> list[int]:
+        """How often each launch runs, about: what is decided on the way counts once."""
+        found = [1] * len(self.launches)
+        for loop in self.loops:
+            for position in range(loop.begin, loop.end):
+                found[position] *= loop.rounds if loop.limit < 0 else 1
+        return found
 
 
 def check(plan: Plan) -> None:
@@ -114,7 +150,7 @@ def check(plan: Plan) -> None:
     Raises:
         ValueError: naming the first one.
     """
-    written = {a.value for x in plan.launches for a in x.arguments if a.written}
+    written = {plan.base(a.value) for x in plan.launches for a in x.arguments if a.written}
     for launch in plan.launches:
         if launch.kernel not in plan.kernels:
             raise ValueError(f"[program] {plan.name} launches {launch.kernel}, which it lacks")
@@ -129,10 +165,14 @@ def check(plan: Plan) -> None:
         role = plan.buffers[number].role
         if role == "temporary":
             raise ValueError(f"[program] output buffer {number} is declared a temporary")
+        if role == "window":
+            raise ValueError(f"[program] output buffer {number} is a part of another one")
         if role == "output" and number not in written and plan.buffers[number].nbytes:
             raise ValueError(f"[program] no launch writes output buffer {number}")
     for number, spec in enumerate(plan.buffers):
         if spec.role == "constant" and len(spec.data) != spec.nbytes:
             raise ValueError(f"[program] constant {number} holds {len(spec.data)} bytes")
+        if spec.role == "window" and not 0 <= spec.base < number:
+            raise ValueError(f"[program] buffer {number} is a part of {spec.base}, made after it")
         if spec.role == "output" and number not in plan.outputs:
             raise ValueError(f"[program] buffer {number} is declared an output and is none")

@@ -17,7 +17,7 @@ from time import perf_counter_ns
 from avalon.errors import IndexOutOfRange
 from avalon.runtime import library, memory, report, threads
 from avalon.runtime.buffer import Buffer
-from avalon.runtime.frame import Frame, Parts, estimate
+from avalon.runtime.frame import Frame, Parts, estimate_all
 from avalon.runtime.plan import Kernel, Plan, check
 from avalon.runtime.profile import Profile, time_launches
 from avalon.runtime.values import Values
@@ -68,7 +68,7 @@ class Program:
         self._output_bytes = [plan.buffers[number].nbytes for number in plan.outputs]
         self._driver = threads.load_driver()
         self._frames: list[Frame] = []
-        self._nanoseconds = self._before = sum(map(estimate, plan.launches))
+        self._nanoseconds = self._before = estimate_all(plan)
 
     def run(self, inputs: Sequence[Buffer | float], donated: Collection[int] = ()) -> list[Buffer]:
         """Run the program and return its outputs.
@@ -114,7 +114,7 @@ class Program:
             values.write_carefully(frame.table, arena, inputs, outputs)
         cost = self._nanoseconds  # of a lone thread
         started = perf_counter_ns()
-        if cost * frame.gain < threads.WORTHWHILE_NANOSECONDS:
+        if frame.gain <= 0 or cost * frame.gain < threads.WORTHWHILE_NANOSECONDS:
             failed = self._driver.run_alone[cost > threads.RELEASE_NANOSECONDS](frame.address)
             elapsed = perf_counter_ns() - started
         else:

@@ -19,7 +19,8 @@ def describe(
     """Return the text that `print(program)` shows."""
     roles = dict.fromkeys(("input", "output", "constant", "temporary"), 0)
     for spec in plan.buffers:
-        roles[spec.role] += spec.nbytes
+        if spec.role != "window":
+            roles[spec.role] += spec.nbytes
     scratch = max((kernel.scratch for kernel in plan.kernels.values()), default=0)
     lines = [
         f"program {plan.name}, tier {plan.tier}: {_count(plan.launches, 'launch', 'launches')} of "
@@ -30,6 +31,10 @@ def describe(
         f"{_bytes(arena_bytes)}, scratch {_bytes(scratch)} a thread",
     ]
     for number, (launch, group) in enumerate(zip(plan.launches, groups, strict=True)):
+        for loop in plan.loops:
+            if loop.begin == number < loop.end:
+                count = f"{loop.rounds} times" if loop.limit < 0 else f"as #{loop.limit} says"
+                lines.append(f"{'loop, ' * (loop.depth + 1)}{count}, up to launch {loop.end - 1}")
         if number == 0 or groups[number - 1] != group:
             lines.append(f"group {group}")
         arguments = _arguments(plan, launch)
@@ -74,6 +79,8 @@ def _type(spec: BufferSpec | InputSpec) -> str:
 
 
 def _buffer(spec: BufferSpec, number: int) -> str:
+    if spec.role == "window":
+        return f"#{spec.base} {spec.mode}"
     position = f" {spec.position}" if spec.position >= 0 else f" #{number}"
     return f"{spec.role}{position}"
 

@@ -26,6 +26,7 @@ from avalon.runtime.plan import (
     InputSpec,
     Kernel,
     Launch,
+    LoopSpec,
     Plan,
 )
 
@@ -109,6 +110,7 @@ def to_bytes(plan: Plan) -> bytes:
         ],
         "checks": [asdict(spec) for spec in plan.checks],
         "donations": plan.donations,
+        "loops": [asdict(spec) for spec in plan.loops],
         "blobs": [len(blob) for blob in blobs],
     }
     head = json.dumps(form).encode()
@@ -145,6 +147,7 @@ def from_bytes(content: bytes) -> Plan:
         ],
         checks=[CheckSpec(**spec) for spec in form["checks"]],
         donations=[(output, position) for output, position in form["donations"]],
+        loops=[LoopSpec(**spec) for spec in form["loops"]],
     )
 
 

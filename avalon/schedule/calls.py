@@ -27,6 +27,7 @@ from avalon.schedule.arrange import (
     set_abreast,
     work_of,
 )
+from avalon.schedule.bodies import LOOPS
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.index import Affine, Axis, SplitAxis, variable
 from avalon.schedule.loops import (
@@ -79,12 +80,17 @@ class CallScheduler:
 
     def __init__(self, graph: Graph, tier: str) -> None:
         self.graph = graph
+        self.tier = tier
         self.reads_through = tier != "plain"
         self.generic = tier != "hot"
         self.small = SMALL_REDUCTION if tier != "plain" else 1
         self.schedule = Schedule()
         self.ready: set[Node] = {node for node in graph.inputs if not node.scalar}
         self.complex_parts = 1
+
+    def fresh(self, graph: Graph) -> CallScheduler:
+        """A scheduler of the same tier, for a graph inside a call."""
+        return CallScheduler(graph, self.tier)
 
     def run(self) -> Schedule:
         depths: dict[Node, int] = {}  # of views on views, which readers follow one by one
@@ -101,6 +107,10 @@ class CallScheduler:
     def is_view(self, node: Call) -> bool:
         """Whether consumers read through a call instead of having it computed."""
         return node.primitive.kind is not Elementwise and lowering_of(node.primitive) in LINEAR
+
+    def source(self, node: Node) -> Node:
+        """The node whose buffer a node is known to share before anything is scheduled."""
+        return node
 
     def stored(self, node: Node) -> bool:
         return node in self.ready
@@ -514,6 +524,7 @@ SPECIAL: dict[str, Callable[[CallScheduler, Call], None]] = {
     "contract": _library,
     "convolve": _library,
     "host_call": _host_call,
+    **LOOPS,
 }
 for _name in ("cumulative_sum", "cumulative_product", "cumulative_argmax", "cumulative_argmin"):
     SPECIAL[_name] = _cumulative

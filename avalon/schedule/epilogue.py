@@ -18,7 +18,7 @@ from avalon.schedule.donation import donated_pairs
 from avalon.schedule.index import Affine, Axis
 from avalon.schedule.loops import Apply, Expression, Extreme, Load, Nest, Reduce
 from avalon.schedule.pull import lowering_of
-from avalon.schedule.steps import LibraryStep, Schedule, Step, Value
+from avalon.schedule.steps import AnyStep, LibraryStep, LoopStep, Schedule, Step, Value
 from avalon.shape import contiguous_strides
 from avalon.switches import declare
 
@@ -91,10 +91,13 @@ def _resolve(schedule: Schedule, value: Value) -> Value:
     return value
 
 
-def _reads(step: Step | LibraryStep) -> Iterator[Value]:
+def _reads(step: AnyStep) -> Iterator[Value]:
     if isinstance(step, LibraryStep):
         for operand in step.operands:
             yield operand.value
+        return
+    if isinstance(step, LoopStep):
+        yield from step.operands
         return
     for place, key in enumerate(step.keys):
         if not isinstance(key, tuple) and place not in step.written:

@@ -16,6 +16,7 @@ from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Input, Node
 from avalon.graph.primitive import Elementwise, Movement, Reduction
 from avalon.schedule import order
+from avalon.schedule.bodies import LOOPS
 from avalon.schedule.calls import LINEAR, SPECIAL, live_calls, totals_rows, window_on
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.pull import RULES, SMALL_REDUCTION, lowering_of
@@ -24,6 +25,8 @@ from avalon.schedule.split import splits
 from avalon.shape import size_of
 from avalon.switches import Switch, declare
 
+# Calls that read whole buffers, as they lie.
+WHOLE = frozenset(("argsort", *LOOPS))
 _STORING = 6  # operations that writing and reading an element back may cost
 _LARGEST = 200  # calls that one kernel takes in
 _TRIVIAL = 2  # operations that are never worth a buffer
@@ -102,7 +105,7 @@ class Decision:
             self.stored.add(node)
             name = lowering_of(node.primitive)
             strided = name in ("contract", "convolve")
-            if strided or name == "argsort" or totals_rows(node):
+            if strided or name in WHOLE or totals_rows(node):
                 for operand in node.operands:
                     self._store_base(operand, strided)
 

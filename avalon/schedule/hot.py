@@ -56,6 +56,9 @@ class HotScheduler(CallScheduler):
         self.needed: set[Node] = {self.source(node) for node in graph.outputs}
         self.narrow: dict[Node, DType] = {}
 
+    def fresh(self, graph: Graph) -> CallScheduler:
+        return HotScheduler(graph)
+
     def source(self, node: Node) -> Node:
         """The node whose buffer a node shares."""
         while node in self.decision.aliases:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from avalon.dtype import DType
+from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Node
 from avalon.schedule.loops import Nest
 from avalon.shape import Shape, contiguous_strides
@@ -70,6 +71,36 @@ class LibraryStep:
 
 
 @dataclass
+class Part:
+    """The steps of a graph inside a call, and where they leave each of its outputs."""
+
+    graph: Graph
+    steps: list[AnyStep]
+    outputs: list[Value]
+
+
+@dataclass
+class LoopStep:
+    """A call that holds graphs: a loop or a branch, by the name of its primitive.
+
+    `results` are the nodes that stand for its results, by their numbers. `before` copies the first
+    carried values to `initial`, in the loop's memory; `after` copies the last ones from `final`.
+    """
+
+    call: Call
+    operands: tuple[Value, ...]
+    results: dict[int, Node]
+    parts: dict[str, Part] = field(default_factory=dict)
+    before: list[Step] = field(default_factory=list)
+    after: list[Step] = field(default_factory=list)
+    initial: list[Temporary] = field(default_factory=list)
+    final: list[Temporary] = field(default_factory=list)
+
+
+AnyStep = Step | LibraryStep | LoopStep
+
+
+@dataclass
 class Schedule:
     """All steps of a graph, and which buffer each output is.
 
@@ -77,6 +108,6 @@ class Schedule:
     the nodes that lie in a buffer of a smaller type than theirs to that type.
     """
 
-    steps: list[Step | LibraryStep] = field(default_factory=list)
+    steps: list[AnyStep] = field(default_factory=list)
     aliases: dict[Node, Value] = field(default_factory=dict)
     narrow: dict[Node, DType] = field(default_factory=dict)

@@ -46,6 +46,8 @@ class Case:
         graph = Graph(self.primitive.name)
         inputs = [graph.input(x.shape, t) for x, t in zip(self.operands, self.dtypes, strict=True)]
         call = graph.call(self.primitive, inputs, self.parameters)
+        if call.dtype is dtypes.several:
+            call = joined(graph, call)
         graph.outputs = [call]
         return graph, inputs, call
 
@@ -54,6 +56,17 @@ class Case:
             f"{t.name}{x.shape}" for x, t in zip(self.operands, self.dtypes, strict=True)
         )
         return f"{self.primitive.name}({types}; {self.parameters})"
+
+
+def joined(graph: Graph, call: Call) -> Call:
+    """The results of a call that has several, flat and one after the other in the first's dtype."""
+    parts = []
+    for index, (shape, dtype) in enumerate(call.results):
+        part = graph.call(ops.result, [call], {"index": index})
+        if dtype is not call.results[0][1]:
+            part = ops.cast(part, dtype=call.results[0][1])
+        parts.append(ops.reshape(part, shape=(int(np.prod(shape)),)))
+    return parts[0] if len(parts) == 1 else ops.concatenate(*parts, axis=0)
 
 
 def accepted(primitive: Primitive) -> list[DType]:

@@ -160,7 +160,15 @@ def test_few_modules_below_functions_know_primitives():
         "codegen": "contractions have a generator of their own",
         "schedule": "lowerings are known by name",
     }
-    allowed_files = {"differentiation/accumulate.py", "compiler.py"}
+    allowed_files = {
+        "compiler.py",
+        # gradients of loops, and the counting of their rounds, are written in primitives
+        "differentiation/accumulate.py",
+        "differentiation/joint.py",
+        "differentiation/loops.py",
+        "differentiation/reverse.py",
+        "schedule/bodies.py",
+    }
     names = set(table())
     for path in modules():
         part = part_of(path)
