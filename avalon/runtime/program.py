@@ -69,6 +69,7 @@ class Program:
         self._driver = threads.load_driver()
         self._frames: list[Frame] = []
         self._nanoseconds = self._before = estimate_all(plan)
+        self._ended = -(10**15)  # when the last call did
 
     def run(self, inputs: Sequence[Buffer | float], donated: Collection[int] = ()) -> list[Buffer]:
         """Run the program and return its outputs.
@@ -114,12 +115,17 @@ class Program:
             values.write_carefully(frame.table, arena, inputs, outputs)
         cost = self._nanoseconds  # of a lone thread
         started = perf_counter_ns()
-        if frame.gain <= 0 or cost * frame.gain < threads.WORTHWHILE_NANOSECONDS:
+        worthwhile = threads.WORTHWHILE_NANOSECONDS
+        if started - self._ended < threads.CLOSE_NANOSECONDS:
+            worthwhile = threads.WORTHWHILE_AWAKE_NANOSECONDS
+        if frame.gain <= 0 or cost * frame.gain < worthwhile:
             failed = self._driver.run_alone[cost > threads.RELEASE_NANOSECONDS](frame.address)
-            elapsed = perf_counter_ns() - started
+            self._ended = perf_counter_ns()
+            elapsed = self._ended - started
         else:
             failed, gain = self._run_shared(frame, cost)
-            elapsed = int((perf_counter_ns() - started) / (1 - gain))
+            self._ended = perf_counter_ns()
+            elapsed = int((self._ended - started) / (1 - gain))
         # The lesser of two calls in a row: one that was interrupted does not count.
         self._nanoseconds = min(elapsed, self._before)
         self._before = elapsed

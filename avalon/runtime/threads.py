@@ -27,6 +27,10 @@ from avalon.settings import settings
 # A caller asks the workers for help if that saves so much time; below it, waking and waiting for
 # them costs more.
 WORTHWHILE_NANOSECONDS = 20_000
+# The same for a call that follows so closely on one before it that the workers need not sleep
+# between them.
+CLOSE_NANOSECONDS = 100_000
+WORTHWHILE_AWAKE_NANOSECONDS = 6_000
 # Releasing the GIL beside a busy Python thread costs a switch interval (5 ms) to get it back.
 RELEASE_NANOSECONDS = 200_000
 

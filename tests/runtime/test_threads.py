@@ -105,6 +105,27 @@ def test_short_programs_learn_to_run_alone():
     assert program._nanoseconds < 10**6
 
 
+def test_calls_that_follow_closely_ask_the_workers_for_less(monkeypatch):
+    settings.threads = 2
+    program = Program(plans.chain(200_000, 2))
+    asked = []
+
+    def run_shared(frame, cost):
+        asked.append(len(calls))
+        return 0, 0.0
+
+    monkeypatch.setattr(program, "_run_shared", run_shared)
+    monkeypatch.setattr(threads, "WORTHWHILE_NANOSECONDS", 10**9)
+    monkeypatch.setattr(threads, "WORTHWHILE_AWAKE_NANOSECONDS", 100)
+    inputs, calls = [Buffer(800_000)] * 2, []
+    for close in (10**12, 0, 10**12):
+        monkeypatch.setattr(threads, "CLOSE_NANOSECONDS", close)
+        program._nanoseconds = program._before = 10_000
+        calls.append(program.run(inputs))
+    # The first call, which none came before, and the second one, which is late, run alone.
+    assert asked == [2]
+
+
 def denormal_product(program):
     tiny = Buffer.from_numpy(np.full(3, 1e-30, "float32"))
     return program.run([tiny, 1e-10])[0].as_numpy(dtype.float32, (3,))
