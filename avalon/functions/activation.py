@@ -301,8 +301,18 @@ def softmax(
     input, axis = _prepared("softmax", input, dim, dtype)
     if input.ndim == 0 or input.numel() == 0:
         return input / input if input.ndim == 0 else ops.exp(input)
-    powers = ops.exp(_shifted(input, axis))
-    return powers / spread(ops.reduce_sum(powers, axes=(axis,)), input.shape, (axis,))
+    shape = input.shape
+
+    def formula(x: Tensor) -> Tensor:
+        powers = ops.exp(_shifted(x, axis))
+        # The sum is at least 1: one division a row loses next to nothing.
+        total = ops.reduce_sum(powers, axes=(axis,))
+        return powers * spread(total.constant(1) / total, shape, (axis,))
+
+    def backward(g: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor]:
+        return (y * (g - spread(ops.reduce_sum(g * y, axes=(axis,)), shape, (axis,))),)
+
+    return with_gradient("softmax", formula, backward, input)
 
 
 @method("log_softmax")

@@ -30,7 +30,8 @@ _MEMBERS = 12  # calls that one kernel stores
 _READS = 24  # buffers that one kernel reads
 _FAR = 1000  # groups that are looked at for a dependence
 _STAGES = 12  # groups that one kernel runs one after the other
-_LONGEST_ROW = 1 << 14  # elements of a row that stays in the cache
+_LONGEST_ROW = 1 << 16  # elements of a row that stays in the second cache
+_LONG_SWEEP = 1 << 14  # elements from which on few rows are too long for the threads that they keep
 _FEW_ROWS = 8  # rows that are too few for all threads
 _RECENT = 6  # groups of a shape that a call may join
 _DEEPEST = 120  # calls in a row that one kernel computes: whoever reads it follows them recursively
@@ -279,7 +280,7 @@ def _rows_to_join(group: Group, home: dict[Node, Group]) -> Group | None:
         if any(shape[: len(lead)] != lead for shape in shapes):
             continue
         longest = max(size_of(shape) // count for shape in shapes)
-        if longest > _LONGEST_ROW or (count < _FEW_ROWS and longest * count > _LONGEST_ROW):
+        if longest > _LONGEST_ROW or (count < _FEW_ROWS and longest * count > _LONG_SWEEP):
             continue
         members = {member for part in parts for member in part.members}
         if not all(_stays_in_row(probe, members, lead) for part in parts for probe in part.probes):
