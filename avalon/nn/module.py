@@ -20,6 +20,7 @@ from typing import Any, Self
 from avalon import dtype as dtypes
 from avalon.device import Device
 from avalon.dtype import DType
+from avalon.epoch import epoch
 from avalon.errors import DTypeError, ShapeError
 from avalon.nn.locate import name_layer
 from avalon.nn.parameter import Buffer, Parameter
@@ -156,7 +157,7 @@ class Module:
                 )
             object.__setattr__(self, name, value)
             return
-        object.__setattr__(self, "epoch", self.epoch + 1)
+        _note_assignment(self)
         if isinstance(value, Parameter):
             self._forget(name)
             self._parameters[name] = value
@@ -197,7 +198,7 @@ class Module:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}")
 
     def __delattr__(self, name: str) -> None:
-        object.__setattr__(self, "epoch", self.epoch + 1)
+        _note_assignment(self)
         for table in (self._parameters, self._buffers, self._modules):
             if name in table:
                 del table[name]
@@ -217,7 +218,7 @@ class Module:
                 f"[register_parameter] expected nn.Parameter or None for {name!r}, got "
                 f"{type(param).__name__}"
             )
-        object.__setattr__(self, "epoch", self.epoch + 1)
+        _note_assignment(self)
         self._parameters[name] = param
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
@@ -228,7 +229,7 @@ class Module:
                 f"[register_buffer] expected a Tensor or None for {name!r}, got "
                 f"{type(tensor).__name__}"
             )
-        object.__setattr__(self, "epoch", self.epoch + 1)
+        _note_assignment(self)
         self._buffers[name] = None if tensor is None else mark_buffer(tensor)
         if persistent:
             self._non_persistent_buffers_set.discard(name)
@@ -240,7 +241,7 @@ class Module:
         if module is not None and not isinstance(module, Module):
             raise TypeError(f"[add_module] {type(module).__name__} is not an nn.Module")
         _check_name(self, name, self._modules)
-        object.__setattr__(self, "epoch", self.epoch + 1)
+        _note_assignment(self)
         self._modules[name] = module
 
     register_module = add_module
@@ -428,7 +429,7 @@ class Module:
         """Replace the value of every parameter, its gradient and every buffer by fn of it."""
         with no_grad():
             for module in self.modules():
-                object.__setattr__(module, "epoch", module.epoch + 1)
+                _note_assignment(module)
                 for parameter in module._parameters.values():
                     if parameter is not None:
                         gradient = parameter.grad
@@ -517,6 +518,12 @@ class Module:
     def __setstate__(self, state: dict[str, Any]) -> None:
         object.__setattr__(self, "epoch", 0)
         self.__dict__.update(state)
+
+
+def _note_assignment(module: Module) -> None:
+    """Count an assignment, for replays that compare the module and for those that compare all."""
+    object.__setattr__(module, "epoch", module.epoch + 1)
+    epoch.count += 1
 
 
 def _register(hooks: dict[int, Any], hook: Any, prepend: bool) -> RemovableHandle:

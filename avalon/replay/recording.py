@@ -12,9 +12,10 @@ rebound, `.grad` set or cleared, tensors put in fields, and the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from avalon.epoch import epoch
 from avalon.random import Counter, Generator, default_generator
 from avalon.replay.snapshot import Change, Snapshot, missing
 from avalon.runtime.buffer import Buffer
@@ -190,6 +191,7 @@ class Recording:
         for generator, seed, offset in self._offsets.values():
             generator.manual_seed(seed)
             generator.offset = offset
+        epoch.count += 1
 
     def _finish(self, result: Any) -> None:
         """Read off what the call left behind; take its graph."""
@@ -328,6 +330,38 @@ class Reachable(NamedTuple):
     """In a result: the reachable tensor of this number."""
 
     place: int
+
+
+def build(template: Template, made: Sequence[Any], tensors: Sequence[Tensor]) -> Tensor:
+    """A tensor like the template, on a cell that the step made, or on that of a tensor."""
+    built = object.__new__(template.type)
+    built.__dict__.update(template.fields)
+    number = template.cell
+    built._cell = tensors[number]._cell if number >= 0 else made[-1 - number]
+    return built
+
+
+def rebuild(result: Any, made: Sequence[Any], tensors: Sequence[Tensor]) -> Any:
+    """A step's result with tensors in place of templates."""
+    if isinstance(result, Template):
+        return build(result, made, tensors)
+    if isinstance(result, Reachable):
+        return tensors[result.place]
+    if isinstance(result, (list, tuple)):
+        items = [rebuild(item, made, tensors) for item in result]
+        return type(result)(*items) if hasattr(result, "_fields") else type(result)(items)
+    if isinstance(result, dict):
+        return {key: rebuild(item, made, tensors) for key, item in result.items()}
+    return result
+
+
+def templates(result: Any) -> Iterator[Template | Reachable]:
+    """The tensors of a described result."""
+    if isinstance(result, (Template, Reachable)):
+        yield result
+    elif isinstance(result, (list, tuple, dict)):
+        for item in result.values() if isinstance(result, dict) else result:
+            yield from templates(item)
 
 
 def with_gradients(tensors: list[Tensor]) -> tuple[list[Tensor], list[int]]:

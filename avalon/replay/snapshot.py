@@ -296,6 +296,15 @@ class Snapshot:
                     entry.entries[position] = made
                 waiting += reversed(found)
 
+    @property
+    def has_arrays(self) -> bool:
+        """Whether NumPy arrays are reachable, which are compared element by element."""
+        return bool(self._arrays)
+
+    def argument_slots(self, count: int) -> list[tuple[int, int]]:
+        """The tensors among the first `count` arguments: position, and number of the tensor."""
+        return [(place, number) for place, number in self._root.slots.items() if place < count]
+
     def refresh(self, arguments: tuple[Any, ...]) -> None:
         """Compare everything with what it was; take equal objects in, and new tensors, whose kind
         the caller compares.

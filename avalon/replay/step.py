@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from avalon.epoch import epoch
 from avalon.errors import TraceError
 from avalon.random import injecting
+from avalon.replay.quick import Quick, quick_way
 from avalon.replay.recording import (
     Origin,
     Outcome,
-    Reachable,
     Recording,
-    Template,
+    build,
     evaluate,
     kind_of,
+    rebuild,
     with_gradients,
 )
 from avalon.replay.snapshot import Changed, missing
@@ -113,8 +115,15 @@ class CompiledStep:
             raise TraceError("[compile] the step computes nothing, so it has no program")
         return program.runnable
 
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        arguments = tuple([as_tensors(argument) for argument in arguments])
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        around = surroundings()
+        for place, replay in enumerate(self._replays):
+            quick = replay.quick
+            if quick is not None and not named and quick.holds(given, around):
+                self._promote(place)
+                self.replayed += 1
+                return quick.run()
+        arguments = tuple([as_tensors(argument) for argument in given])
         named = {name: as_tensors(argument) for name, argument in named.items()}
         if modes.replay is not None:  # inside another compiled step: part of its recording
             return self.function(*arguments, **named)
@@ -123,11 +132,17 @@ class CompiledStep:
             recorder().flush()
         for place, replay in enumerate(self._replays):
             if replay.matches(world):
-                if place:
-                    self._replays.insert(0, self._replays.pop(place))
+                self._promote(place)
                 self.replayed += 1
-                return replay.run()
+                if not named:
+                    replay.quick = quick_way(replay, given, world, around)
+                return replay.run() if replay.quick is None else replay.quick.run()
         return self._record(arguments, named, world)
+
+    def _promote(self, place: int) -> None:
+        """Let the replay at `place` be tried first next time."""
+        if place:
+            self._replays.insert(0, self._replays.pop(place))
 
     def _record(self, arguments: tuple[Any, ...], named: dict[str, Any], world: Any) -> Any:
         self.recorded += 1
@@ -224,52 +239,58 @@ def as_tensors(argument: Any) -> Any:
 
 
 class Replay:
-    """A recording that runs again without Python: inputs by handle, one native call, effects."""
+    """A recording that runs again without Python: inputs by handle, one native call, effects.
+
+    Attributes:
+        quick: a shorter way to the same, while nothing is rebound between calls.
+    """
 
     def __init__(self, recording: Recording) -> None:
-        self._snapshot = recording.snapshot
-        self._owners = recording.owners
-        self._tensors = recording.tensors
+        self.snapshot = recording.snapshot
+        self.owners = recording.owners
+        self.tensors = recording.tensors
         self._kinds = recording.kinds
-        self._aliases = aliases(self._tensors)
-        self._looks = [look(tensor) for tensor in self._tensors]
-        self._around = _surroundings()
+        self._aliases = aliases(self.tensors)
+        self._looks = [look(tensor) for tensor in self.tensors]
+        self._around = surroundings()
+        self.quick: Quick | None = None
         pending = recording.pending
         outcomes = [outcome for _, outcome in recording.rebound] + recording.made
         self._wanted = sorted({o.place for o in outcomes if o.kind == "output"})
         self.program = (
             execute.program_for(pending.recorded, self._wanted, "hot") if self._wanted else None
         )
-        self._place = {position: place for place, position in enumerate(self._wanted)}
-        self._like = [recording.shapes[position] for position in self._wanted]
-        self._origins = recording.origins
-        self._rebound = recording.rebound
-        self._made = recording.made
+        self.place = {position: place for place, position in enumerate(self._wanted)}
+        self.likes = {position: recording.shapes[position] for position in self._wanted}
+        self.origins = recording.origins
+        self.rebound = recording.rebound
+        self.made = recording.made
         kept = {outcome.place for outcome in outcomes if outcome.kind == "start"}
-        self._read = sorted(kept | {o.place for o in self._origins if o.kind in ("cell", "window")})
+        self._read = sorted(kept | {o.place for o in self.origins if o.kind in ("cell", "window")})
         rebound = {self._aliases[index] for index, _ in recording.rebound}
         self._donors = [
             (place, origin.place)
-            for place, origin in enumerate(self._origins)
+            for place, origin in enumerate(self.origins)
             if origin.kind == "cell"
             and self._aliases[origin.place] in rebound
             and origin.place not in kept
         ]
-        self._gradients = recording.gradients
-        self._fields = recording.fields
-        self._result = recording.result
-        self._advance = recording.advance
+        self.gradients = recording.gradients
+        self.fields = recording.fields
+        self.result = recording.result
+        self.advance = recording.advance
 
     def matches(self, world: tuple[Any, ...]) -> bool:
         """Whether everything that the step can see is as it was when it was recorded."""
-        if self._around != _surroundings():
+        self.quick = None
+        if self._around != surroundings():
             return False
         try:
-            self._snapshot.refresh(world)
+            self.snapshot.refresh(world)
         except Changed:
             return False
-        tensors, owners = with_gradients(self._snapshot.tensors)
-        if owners != self._owners:
+        tensors, owners = with_gradients(self.snapshot.tensors)
+        if owners != self.owners:
             return False
         familiar = True
         for index, found in enumerate(tensors):
@@ -290,13 +311,19 @@ class Replay:
             familiar = False
         if not familiar and aliases(tensors) != self._aliases:
             return False
-        self._tensors = tensors
+        self.tensors = tensors
         return True
+
+    def forget_gradients(self) -> None:
+        """Hold no gradient any more, so that whoever else does can be noticed."""
+        count = len(self.snapshot.tensors)
+        self.tensors = self.tensors[:count]
+        self._looks[count:] = [(None,) * 5] * (len(self._looks) - count)
 
     def run(self) -> Any:
         """Replay the step on the tensors that `matches` found."""
-        start = {index: evaluate(self._tensors[index]) for index in self._read}
-        feeds = [self._feed(origin, start) for origin in self._origins]
+        start = {index: evaluate(self.tensors[index]) for index in self._read}
+        feeds = [self._feed(origin, start) for origin in self.origins]
         released = [start.pop(index) for _, index in self._donors]
         donated = self._release(released, feeds)
         try:
@@ -304,13 +331,13 @@ class Replay:
         except BaseException:
             for place, index in self._donors:
                 shape, dtype = self._kinds[index][1:3]
-                self._tensors[index]._cell.value = Value(shape, dtype, feeds[place])
+                self.tensors[index]._cell.value = Value(shape, dtype, feeds[place])
             raise
         made = [
             Value(shape, dtype, buffer)
-            for (shape, dtype), buffer in zip(self._like, buffers, strict=True)
+            for (shape, dtype), buffer in zip(self.likes.values(), buffers, strict=True)
         ]
-        for generator, count in self._advance:
+        for generator, count in self.advance:
             generator.offset += count
         return self._take_effect(made, start)
 
@@ -330,57 +357,39 @@ class Replay:
         """
         donated = []
         for place, index in self._donors:
-            self._tensors[index]._cell.value = None
+            self.tensors[index]._cell.value = None
             last = weakref.ref(released.pop(0))
             if last() is None and not feeds[place].pinned:
                 donated.append(place)
         return donated
 
     def _take_effect(self, made: list[Value], start: dict[int, Value]) -> Any:
-        for index, outcome in self._rebound:
-            cell = self._tensors[index]._cell
+        for index, outcome in self.rebound:
+            cell = self.tensors[index]._cell
             cell.value = self._settled(outcome, made, start)
             cell.version += 1
+        epoch.count += 1
         cells = [
-            Cell(value, value.shape)
-            for value in (self._settled(o, made, start) for o in self._made)
+            Cell(value, value.shape) for value in (self._settled(o, made, start) for o in self.made)
         ]
-        for index, template in self._gradients:
-            self._tensors[index]._grad = None if template is None else self._build(template, cells)
-        for change, template in self._fields:
-            change.set(self._build(template, cells))
-        return self._rebuild(self._result, cells)
+        for index, template in self.gradients:
+            made_now = None if template is None else build(template, cells, self.tensors)
+            self.tensors[index]._grad = made_now
+        for change, template in self.fields:
+            change.set(build(template, cells, self.tensors))
+        return rebuild(self.result, cells, self.tensors)
 
     def _settled(self, outcome: Outcome, made: list[Value], start: dict[int, Value]) -> Value:
         if outcome.kind == "output":
-            return made[self._place[outcome.place]]
+            return made[self.place[outcome.place]]
         return start[outcome.place] if outcome.kind == "start" else outcome.value
 
-    def _build(self, template: Template, cells: list[Cell]) -> Tensor:
-        built = object.__new__(template.type)
-        built.__dict__.update(template.fields)
-        number = template.cell
-        built._cell = self._tensors[number]._cell if number >= 0 else cells[-1 - number]
-        return built
 
-    def _rebuild(self, result: Any, cells: list[Cell]) -> Any:
-        if isinstance(result, Template):
-            return self._build(result, cells)
-        if isinstance(result, Reachable):
-            return self._tensors[result.place]
-        if isinstance(result, (list, tuple)):
-            items = [self._rebuild(item, cells) for item in result]
-            return type(result)(*items) if hasattr(result, "_fields") else type(result)(items)
-        if isinstance(result, dict):
-            return {key: self._rebuild(item, cells) for key, item in result.items()}
-        return result
-
-
-def _surroundings() -> tuple[Any, ...]:
+def surroundings() -> tuple[Any, ...]:
     """Modes that a recording depends on."""
     return (
         modes.grad, modes.inference, modes.eager, get_default_dtype(), settings.tier,
-        settings.target, injecting(), off(),
+        settings.target, injecting(), off(), settings.threads, settings.flush_denormals,
     )  # fmt: skip
 
 

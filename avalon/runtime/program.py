@@ -32,6 +32,11 @@ class Program:
         arena_bytes: memory for temporaries that a call takes from the pool, scratch not counted.
         compile_seconds: what compiling took, building and loading the kernels included.
         built: how many kernels had to be built, not found in a cache.
+        donations: pairs (output, input) that may share memory if the input is donated.
+        output_bytes: the size of each output.
+        driver: runs its frames.
+        values: the order of what a call is given.
+        copies: outputs that no launch writes, and what is copied there after the launches.
     """
 
     def __init__(
@@ -54,19 +59,19 @@ class Program:
         self.compile_seconds = self._library.seconds
         arena = memory.plan_arena(plan)
         self.arena_bytes = arena.nbytes
-        self._donations = memory.safe_donations(plan)
+        self.donations = memory.safe_donations(plan)
         self._parts = Parts(
             plan,
             self._library.addresses,
             arena,
-            memory.group_launches(plan, arena, self._donations),
+            memory.group_launches(plan, arena, self.donations),
             _constants(plan),
             Values(plan),
         )
-        self._values = self._parts.values
-        self._copies = list(_copied_outputs(plan))
-        self._output_bytes = [plan.buffers[number].nbytes for number in plan.outputs]
-        self._driver = threads.load_driver()
+        self.values = self._parts.values
+        self.copies = list(_copied_outputs(plan))
+        self.output_bytes = [plan.buffers[number].nbytes for number in plan.outputs]
+        self.driver = threads.load_driver()
         self._frames: list[Frame] = []
         self._nanoseconds = self._before = estimate_all(plan)
         self._ended = -(10**15)  # when the last call did
@@ -84,13 +89,13 @@ class Program:
             ValueError: if a buffer is smaller than its input, or the number of inputs is wrong.
             TypeError: for a number in a buffer's place, or the reverse.
         """
-        frames, values = self._frames, self._values
+        frames, values = self._frames, self.values
         try:
             frame = frames.pop()
         except IndexError:
-            frame = self._new_frame()
+            frame = self.new_frame()
         if frame.threads != settings.threads or frame.flush is not settings.flush_denormals:
-            frame = self._new_frame()
+            frame = self.new_frame()
         arena = Buffer(frame.arena_bytes)
         try:
             # All of this is done once a call for each input and output: no function, no branch.
@@ -98,10 +103,10 @@ class Program:
             addresses = [buffer.address for buffer in held]  # type: ignore[union-attr]
             if [buffer.nbytes for buffer in held] != values.sizes:  # type: ignore[union-attr]
                 raise TypeError
-            if donated and self._donations and len(set(addresses)) == len(addresses):
+            if donated and self.donations and len(set(addresses)) == len(addresses):
                 outputs = self._outputs_over(inputs, donated)
             else:
-                outputs = [Buffer(nbytes) for nbytes in self._output_bytes]
+                outputs = [Buffer(nbytes) for nbytes in self.output_bytes]
             values.pack(
                 frame.table,
                 0,
@@ -111,28 +116,13 @@ class Program:
                 *[buffer.address for buffer in outputs],
             )
         except (struct.error, OverflowError, AttributeError, IndexError, TypeError):
-            outputs = [Buffer(nbytes) for nbytes in self._output_bytes]
+            outputs = [Buffer(nbytes) for nbytes in self.output_bytes]
             values.write_carefully(frame.table, arena, inputs, outputs)
-        cost = self._nanoseconds  # of a lone thread
-        started = perf_counter_ns()
-        worthwhile = threads.WORTHWHILE_NANOSECONDS
-        if started - self._ended < threads.CLOSE_NANOSECONDS:
-            worthwhile = threads.WORTHWHILE_AWAKE_NANOSECONDS
-        if frame.gain <= 0 or cost * frame.gain < worthwhile:
-            failed = self._driver.run_alone[cost > threads.RELEASE_NANOSECONDS](frame.address)
-            self._ended = perf_counter_ns()
-            elapsed = self._ended - started
-        else:
-            failed, gain = self._run_shared(frame, cost)
-            self._ended = perf_counter_ns()
-            elapsed = int((self._ended - started) / (1 - gain))
-        # The lesser of two calls in a row: one that was interrupted does not count.
-        self._nanoseconds = min(elapsed, self._before)
-        self._before = elapsed
+        failed = self.launch(frame)
         if failed:
-            raise self._failure(frame, failed)
+            raise self.failure(frame, failed)
         frames.append(frame)
-        for position, origin in self._copies:
+        for position, origin in self.copies:
             self._copy(position, origin, inputs, outputs)
         return outputs
 
@@ -142,13 +132,13 @@ class Program:
         Raises:
             IndexOutOfRange: if a check of the program fails for these inputs.
         """
-        frame = self._new_frame()
+        frame = self.new_frame()
         arena = Buffer(frame.arena_bytes)
-        outputs = [Buffer(nbytes) for nbytes in self._output_bytes]
-        self._values.write_carefully(frame.table, arena, inputs, outputs)
-        failed = self._driver.run_alone[1](frame.address)
+        outputs = [Buffer(nbytes) for nbytes in self.output_bytes]
+        self.values.write_carefully(frame.table, arena, inputs, outputs)
+        failed = self.driver.run_alone[1](frame.address)
         if failed:
-            raise self._failure(frame, failed)
+            raise self.failure(frame, failed)
         return time_launches(self.plan, frame, arena.address, repeat)
 
     @property
@@ -172,7 +162,33 @@ class Program:
         plan = self.plan
         return f"<Program {plan.name}: {len(plan.launches)} launches, tier {plan.tier}>"
 
-    def _new_frame(self) -> Frame:
+    def launch(self, frame: Frame) -> int:
+        """Run with a frame whose table is filled in; the number of the failed check, or 0."""
+        cost = self._nanoseconds  # of a lone thread
+        started = perf_counter_ns()
+        worthwhile = threads.WORTHWHILE_NANOSECONDS
+        if started - self._ended < threads.CLOSE_NANOSECONDS:
+            worthwhile = threads.WORTHWHILE_AWAKE_NANOSECONDS
+        if frame.gain <= 0 or cost * frame.gain < worthwhile:
+            failed = self.driver.run_alone[cost > threads.RELEASE_NANOSECONDS](frame.address)
+            self._ended = perf_counter_ns()
+            elapsed = self._ended - started
+        else:
+            failed, gain = self._run_shared(frame, cost)
+            self._ended = perf_counter_ns()
+            elapsed = int((self._ended - started) / (1 - gain))
+        # The lesser of two calls in a row: one that was interrupted does not count.
+        self._nanoseconds = min(elapsed, self._before)
+        self._before = elapsed
+        return failed
+
+    @property
+    def is_short(self) -> bool:
+        """Whether calls take so little time that no help is ever asked for."""
+        return self._nanoseconds < threads.WORTHWHILE_AWAKE_NANOSECONDS // 2
+
+    def new_frame(self) -> Frame:
+        """Tables for one more call at the same time, with the present settings."""
         return Frame(self._parts, settings.threads, settings.flush_denormals)
 
     def _run_shared(self, frame: Frame, cost: int) -> tuple[int, float]:
@@ -181,9 +197,9 @@ class Program:
         release = cost > threads.RELEASE_NANOSECONDS
         if not workers.lock.acquire(blocking=False):
             # another call has the workers; waiting for it would take longer than going alone
-            return self._driver.run_alone[release](frame.address), 0.0
+            return self.driver.run_alone[release](frame.address), 0.0
         try:
-            run = self._driver.run_shared[release]
+            run = self.driver.run_shared[release]
             return run(workers.address, frame.address), frame.gain
         finally:
             workers.lock.release()
@@ -192,14 +208,14 @@ class Program:
         self, inputs: Sequence[Buffer | float], donated: Collection[int]
     ) -> list[Buffer]:
         """Output buffers, where allowed those of donated inputs."""
-        taken: list[Buffer | None] = [None] * len(self._output_bytes)
-        for output, position in self._donations:
+        taken: list[Buffer | None] = [None] * len(self.output_bytes)
+        for output, position in self.donations:
             given = inputs[position]
             if position in donated and isinstance(given, Buffer) and not given.pinned:
                 taken[output] = given
         return [
             Buffer(nbytes) if buffer is None else buffer
-            for buffer, nbytes in zip(taken, self._output_bytes, strict=True)
+            for buffer, nbytes in zip(taken, self.output_bytes, strict=True)
         ]
 
     def _copy(
@@ -215,11 +231,11 @@ class Program:
         else:
             source = inputs[number] if kind == "input" else outputs[number]
         assert isinstance(source, Buffer)
-        ctypes.memmove(outputs[position].address, source.address, self._output_bytes[position])
+        ctypes.memmove(outputs[position].address, source.address, self.output_bytes[position])
 
-    def _failure(self, frame: Frame, failed: int) -> IndexOutOfRange:
+    def failure(self, frame: Frame, failed: int) -> IndexOutOfRange:
+        """The error of the check that failed when `frame` ran."""
         number, value = failed - 1, frame.failed_value
-        self._frames.append(frame)
         spec = self.plan.checks[number]
         where = f" (recorded at {spec.source})" if spec.source else ""
         error = IndexOutOfRange(spec.message.format(value=value) + where)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from numpy.typing import NDArray
 
 from avalon.dtype import DType
+from avalon.epoch import epoch
 from avalon.graph.primitive import Primitive
 from avalon.shape import Shape
 from avalon.tracing.values import Value
@@ -36,14 +37,16 @@ class Memory(Protocol):
 class Cell:
     """Storage: a value that writes replace. `version` counts the writes, through whatever tensor.
 
-    `shape` and `strides` say how the storage's elements lie, as PyTorch would lay them.
+    `shape` and `strides` say how the storage's elements lie, as PyTorch would lay them. `watched`
+    says that a replay relies on what the cell holds: rebinding it counts in `epoch`.
     """
 
-    __slots__ = ("__weakref__", "memory", "shape", "strides", "value", "version")
+    __slots__ = ("__weakref__", "memory", "shape", "strides", "value", "version", "watched")
 
     def __init__(self, value: Value | None, shape: Shape, strides: Shape | None = None) -> None:
         self.value: Any = value
         self.version = 0
+        self.watched = False
         self.memory: Memory | None = None
         self.shape = shape
         self.strides = strides
@@ -54,6 +57,7 @@ class Cell:
         if memory is not None and not memory.alive():
             self.value = memory.settle()
             self.version += 1  # who knows what was written
+            epoch.count += self.watched
             self.memory = memory = None
         return memory
 

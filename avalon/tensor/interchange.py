@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from avalon import dtype as dtypes, ops
 from avalon.dtype import DType
+from avalon.epoch import epoch
 from avalon.errors import AutogradError
 from avalon.graph.interpret import from_storage
 from avalon.runtime.buffer import Buffer
@@ -93,6 +94,7 @@ def _share(x: Tensor) -> None:
     else:
         memory = _OwnMemory(buffer, value.dtype, cell.shape, None)
     cell.memory = memory
+    epoch.count += cell.watched
 
 
 @method("numpy")

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from avalon import ops
 from avalon.device import CPU, Device
 from avalon.dtype import DType, bfloat16
+from avalon.epoch import epoch
 from avalon.errors import IndexOutOfRange, TraceError
 from avalon.graph.interpret import round_to_bfloat16, to_storage
 from avalon.graph.node import Call, Node
@@ -370,6 +371,7 @@ def _fail(
         if holder is not None and holder.value is not None and holder.value.failure is failure:
             holder.value = Value(holder.value.shape, holder.value.dtype, buffer)
             holder.version += 1
+            epoch.count += 1
 
 
 _noticed = False

@@ -250,7 +250,7 @@ def test_long_calls_release_the_gil_and_short_ones_do_not(nanoseconds, released,
         return run
 
     pair = (entry(0), entry(1))
-    program._driver = replace(program._driver, run_alone=pair, run_shared=pair)
+    program.driver = replace(program.driver, run_alone=pair, run_shared=pair)
     program._nanoseconds = nanoseconds
     program.run([Buffer(40), Buffer(40)])
     assert calls == [released]

@@ -1,0 +1,358 @@
+"""The short way through a replay, for calls between which nothing was rebound.
+
+Comes in: a replay whose guards have just passed. Goes out: a `Quick`, which holds as long as the
+epoch, the modes and the watched containers stay, and then runs the step with a native table that is
+written already: state is rewritten where it lies, and only new arguments, counters and results have
+other addresses. Guaranteed: it does what the replay would have done; where it cannot (an argument
+of another kind, a value that somebody holds), it says so before anything has happened.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from avalon.dtype import DType
+from avalon.epoch import epoch
+from avalon.replay.recording import Origin, Outcome, Reachable, Template, rebuild, templates
+from avalon.replay.watch import Watch, same_argument
+from avalon.runtime.bound import Bound, written_after_checks
+from avalon.runtime.buffer import Buffer
+from avalon.runtime.program import Program
+from avalon.shape import Shape
+from avalon.tensor.cell import Cell
+from avalon.tensor.core import Tensor
+from avalon.tracing.modes import modes
+from avalon.tracing.values import Value, recorder
+
+if TYPE_CHECKING:
+    from avalon.replay.step import Replay
+
+_WORD = (1 << 64) - 1
+# What `sys.getrefcount` says, by way of `map`, of an object that lies in one list and one field.
+_ALONE = 3
+
+
+class _Argument(NamedTuple):
+    """A tensor among the arguments: its place, its number, and the words of its address. `like` is
+    the tensor if another one may take its place.
+    """
+
+    place: int
+    number: int
+    like: Tensor | None
+    words: tuple[int, ...]
+
+
+class _Moved(NamedTuple):
+    """A value whose memory is new after each call: its place among the held, the words where the
+    old memory is read, the word where the new one is written, and its size.
+    """
+
+    held: int
+    read: tuple[int, ...]
+    written: int
+    nbytes: int
+
+
+class _New(NamedTuple):
+    """A cell that each call makes: its number, the word of its address, what it holds."""
+
+    number: int
+    word: int
+    shape: Shape
+    dtype: DType
+    nbytes: int
+
+
+class _Unfit(Exception):
+    """The replay has no short way."""
+
+
+def quick_way(
+    replay: Replay, given: tuple[Any, ...], world: tuple[Any, ...], around: tuple[Any, ...]
+) -> Quick | None:
+    """The short way through a replay that has just matched, or None if it has none.
+
+    Args:
+        given: the arguments as the user gave them; world: as the replay sees them.
+        around: the modes, which a call must find again.
+    """
+    try:
+        return Quick(replay, given, world, around)
+    except _Unfit:
+        return None
+
+
+class Quick:
+    """A replay whose program is bound to the memory of the tensors that it met."""
+
+    def __init__(
+        self, replay: Replay, given: tuple[Any, ...], world: tuple[Any, ...], around: Any
+    ) -> None:
+        program = replay.program.runnable if replay.program is not None else None
+        self._watch = Watch(replay.snapshot, given, world)
+        if not self._watch.possible or replay.fields or not isinstance(program, Program):
+            raise _Unfit
+        if program.copies or any(tensor._cell.memory is not None for tensor in replay.tensors):
+            raise _Unfit
+        self._around = around
+        self._held: list[Any] = []  # what nobody else may hold
+        self._advance = replay.advance
+        self._result = replay.result
+        self._made_count = len(replay.made)
+        self._single = type(self._result) is Template and self._result.cell == -1
+        self._bind(replay, program)
+        replay.forget_gradients()
+        self._tensors = replay.tensors
+        self._cells = [self._tensors[index]._cell for index, _ in replay.rebound]
+        self._known = {tensor._cell for tensor in self._tensors}
+        self._alone = _ALONE * len(self._held)
+        if sum(map(sys.getrefcount, self._held)) != self._alone:
+            raise _Unfit
+        for cell in (*self._known, *(item for item in self._held if isinstance(item, Cell))):
+            cell.watched = True
+        self._epoch = epoch.count
+
+    # --- a call ---------------------------------------------------------------------------------
+
+    def holds(self, given: tuple[Any, ...], around: tuple[Any, ...]) -> bool:
+        """Whether the step may run this way, now, with these arguments."""
+        watch = self._watch
+        before = watch.arguments
+        if (
+            self._epoch != epoch.count
+            or modes.replay is not None
+            or self._around != around
+            or len(before) != len(given)
+        ):
+            return False
+        if recorder().values:
+            recorder().flush()
+            if self._epoch != epoch.count:
+                return False
+        if not watch.same() or sum(map(sys.getrefcount, self._held)) != self._alone:
+            return False
+        for place, new in enumerate(given):
+            if new is not before[place] and not (
+                self._take(new, self._arguments[place])
+                if place in self._arguments
+                else same_argument(new, before[place])
+            ):
+                return False
+        return True
+
+    def _take(self, new: Any, argument: _Argument) -> bool:
+        """Take a new tensor for an argument, if it is of the same kind and alone on its cell."""
+        like = argument.like
+        if (
+            like is None
+            or type(new) is not type(like)
+            or new.shape != like.shape
+            or new.dtype is not like.dtype
+            or new._requires is not like._requires
+            or new._strides != like._strides
+            or new._moves
+            or new._history is not None
+            or new._grad is not None
+        ):
+            return False
+        cell = new._cell
+        value = cell.value
+        if cell.memory is not None or value.number is not None or cell in self._known:
+            return False
+        address = (value.buffer or value.force()).address
+        for word in argument.words:
+            self._bound.words[word] = address
+        self._known.discard(self._tensors[argument.number]._cell)
+        self._known.add(cell)
+        cell.watched = True
+        self._tensors[argument.number] = self._watch.arguments[argument.place] = new
+        return True
+
+    def run(self) -> Any:
+        """Run the step; `holds` has just said that it may.
+
+        Raises:
+            IndexOutOfRange: if a check of the program fails.
+        """
+        words = self._bound.words
+        for word, generator, distance in self._counters:
+            words[word] = (generator.offset + distance) & _WORD
+        for word, generator in self._keys:
+            words[word] = generator.initial_seed() & _WORD
+        made: list[Cell | None] = [None] * self._made_count
+        for new in self._new:
+            buffer = Buffer(new.nbytes)
+            words[new.word] = buffer.address
+            made[new.number] = Cell(Value(new.shape, new.dtype, buffer), new.shape)
+        moved = []
+        for move in self._moved:
+            buffer = Buffer(move.nbytes)
+            words[move.written] = buffer.address
+            moved.append(buffer)
+        self._bound.run()
+        if moved:
+            self._settle(moved)
+        for cell in self._cells:
+            cell.version += 1
+        for generator, count in self._advance:
+            generator.offset += count
+        result = self._result
+        if self._single:
+            built = object.__new__(result.type)
+            built.__dict__.update(result.fields)
+            built._cell = made[0]
+            return built
+        return rebuild(result, made, self._tensors)
+
+    def _settle(self, moved: list[Buffer]) -> None:
+        """Give values their new memory; other replays have to look again."""
+        words, held = self._bound.words, self._held
+        for move, buffer in zip(self._moved, moved, strict=True):
+            held[move.held].buffer = held[move.held + 1] = buffer
+            for word in move.read:
+                words[word] = buffer.address
+        if self._epoch == epoch.count:
+            self._epoch += 1
+        epoch.count += 1
+
+    # --- binding --------------------------------------------------------------------------------
+
+    def _bind(self, replay: Replay, program: Program) -> None:
+        """Read off where everything lies and write the table."""
+        assert replay.program is not None
+        origins = [replay.origins[position] for position in replay.program.inputs]
+        feeds = [_feed(origin, replay.tensors) for origin in origins]
+        addresses = [feed.address for feed in feeds if isinstance(feed, Buffer)]
+        if len(set(addresses)) != len(addresses):
+            raise _Unfit
+        readers: dict[Cell, list[int]] = {}
+        for place, origin in enumerate(origins):
+            if origin.kind in ("cell", "window"):
+                readers.setdefault(replay.tensors[origin.place]._cell, []).append(place)
+        windows = {replay.tensors[o.place]._cell for o in origins if o.kind == "window"}
+        outputs = [Buffer(0)] * len(program.output_bytes)  # the places of those that move
+        free = set(range(len(outputs)))
+        donated, late = dict(program.donations), written_after_checks(program)
+        moving = []
+        for cell, outcome in self._rewritten(replay):
+            output = _claim(replay, outcome, free)
+            read = readers.get(cell, [])
+            value = cell.value
+            if cell in windows or value.number is not None:
+                raise _Unfit
+            buffer = value.force()
+            if buffer.pinned or buffer.nbytes != program.output_bytes[output]:
+                raise _Unfit
+            if read == [donated.get(output)] or (not read and output in late):
+                outputs[output] = buffer
+            else:
+                moving.append((len(self._held), read, output, buffer.nbytes))
+            self._held += (value, buffer)
+        new = [
+            (number, _claim(replay, outcome, free))
+            for number, outcome in enumerate(replay.made)
+            if number not in self._kept
+        ]
+        self._unwanted = [Buffer(program.output_bytes[output]) for output in free]
+        for output, buffer in zip(free, self._unwanted, strict=True):
+            outputs[output] = buffer
+        self._bound = bound = Bound(program, feeds, outputs)
+        self._moved = [
+            _Moved(held, bound.input_words(read), bound.output_word(output), nbytes)
+            for held, read, output, nbytes in moving
+        ]
+        self._new = [
+            _New(
+                number,
+                bound.output_word(output),
+                *replay.likes[replay.made[number].place],
+                program.output_bytes[output],
+            )
+            for number, output in new
+        ]
+        words = bound.input_words(range(len(origins)))
+        self._counters = [
+            (word, origin.value, origin.place)
+            for word, origin in zip(words, origins, strict=True)
+            if origin.kind == "counter"
+        ]
+        self._keys = [
+            (word, origin.value)
+            for word, origin in zip(words, origins, strict=True)
+            if origin.kind == "key"
+        ]
+        self._note_arguments(replay, readers)
+
+    def _rewritten(self, replay: Replay) -> list[tuple[Cell, Outcome]]:
+        """The cells that get a new value: state, and gradients that are there before the call too,
+        whose numbers among the made cells are kept.
+        """
+        found = [(replay.tensors[index]._cell, outcome) for index, outcome in replay.rebound]
+        read = {replay.tensors[o.place] for o in replay.origins if o.kind in ("cell", "window")}
+        self._kept = set()
+        seen: set[Tensor] = set()
+        for index, template in replay.gradients:
+            gradient = replay.tensors[index]._grad
+            if template is None and gradient is None:
+                continue
+            if template is None or gradient is None or template.cell >= 0 or gradient in read:
+                raise _Unfit
+            if not _alike(gradient, template):
+                raise _Unfit
+            if gradient in seen:  # the parameter is reachable in two ways
+                continue
+            seen.add(gradient)
+            self._kept.add(-1 - template.cell)
+            self._held += (gradient, gradient._cell)
+            found.append((gradient._cell, replay.made[-1 - template.cell]))
+        count = len(replay.snapshot.tensors)
+        for part in templates(replay.result):
+            shown = (
+                part.place >= count if isinstance(part, Reachable) else -1 - part.cell in self._kept
+            )
+            if shown or (isinstance(part, Template) and part.cell >= count):
+                raise _Unfit  # the result shows a gradient
+        return found
+
+    def _note_arguments(self, replay: Replay, readers: dict[Cell, list[int]]) -> None:
+        """Which arguments are tensors, which of them may be replaced, where their addresses go."""
+        cells = [tensor._cell for tensor in replay.tensors]
+        written = {cells[index] for index, _ in replay.rebound}
+        self._arguments = {}
+        for place, number in replay.snapshot.argument_slots(len(self._watch.arguments)):
+            tensor, cell = replay.tensors[number], cells[number]
+            plain = not tensor._moves and cell not in written and cells.count(cell) == 1
+            words = self._bound.input_words(readers.get(cell, []))
+            self._arguments[place] = _Argument(place, number, tensor if plain else None, words)
+
+
+def _feed(origin: Origin, tensors: list[Tensor]) -> Any:
+    """What an input of the program is given now."""
+    if origin.kind in ("cell", "window"):
+        value = tensors[origin.place].value()
+        return value.force() if value.number is None else value.number
+    if origin.kind == "counter":
+        return (origin.value.offset + origin.place) & _WORD
+    return origin.value.initial_seed() if origin.kind == "key" else origin.value
+
+
+def _claim(replay: Replay, outcome: Outcome, free: set[int]) -> int:
+    """The program's output for an outcome, which must be the only one that it is for."""
+    assert replay.program is not None
+    output = replay.program.outputs[outcome.place] if outcome.kind == "output" else -1
+    if output not in free:
+        raise _Unfit
+    free.remove(output)
+    return output
+
+
+def _alike(tensor: Tensor, template: Template) -> bool:
+    """Whether a tensor is what the template would make."""
+    made = object.__new__(template.type)
+    made.__dict__.update(template.fields)
+    names = ("shape", "dtype", "_strides", "_moves", "_requires", "_history")
+    return type(tensor) is template.type and all(
+        getattr(tensor, name) == getattr(made, name) for name in names
+    )

@@ -1,0 +1,88 @@
+"""A program bound to memory that stays where it is: the shortest way into it.
+
+Comes in: a program, and what one call would be given. Goes out: a `Bound`, whose table is written;
+a caller changes only the words of what is elsewhere in its call, and runs. Guaranteed: the same
+launches as `Program.run`. The caller keeps the memory alive, and lets one call at a time use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from avalon.runtime.buffer import Buffer
+from avalon.runtime.program import Program
+
+_SMALL_ARENA = 1 << 16
+_TIMED_EVERY = 32  # calls of a program that is over before a worker would be awake
+
+
+class Bound:
+    """A filled-in table of a program.
+
+    Attributes:
+        words: the table; word 0 is the arena's address, which each run writes.
+    """
+
+    def __init__(
+        self, program: Program, inputs: Sequence[Buffer | float], outputs: Sequence[Buffer]
+    ) -> None:
+        values = program.values
+        self._program = program
+        self._frame = frame = program.new_frame()
+        self._arena_bytes = frame.arena_bytes
+        arena = Buffer(frame.arena_bytes)
+        # what is small is kept; large temporaries are shared with other programs
+        self._arena = arena if frame.arena_bytes <= _SMALL_ARENA else None
+        values.write_carefully(frame.table, arena, inputs, outputs)
+        self._address = frame.address
+        self._run_alone = program.driver.run_alone[0]
+        self._untimed = 0
+        self.words = memoryview(frame.table).cast("B").cast("Q")
+        order = values.buffers + values.scalars
+        self._of_input = {position: word for word, position in enumerate(order, 1)}
+
+    def input_words(self, positions: Iterable[int]) -> tuple[int, ...]:
+        """The words of some inputs."""
+        return tuple(self._of_input[position] for position in positions)
+
+    def output_word(self, position: int) -> int:
+        """The word of an output."""
+        return 1 + len(self._of_input) + position
+
+    def run(self) -> None:
+        """Run with the table as it is.
+
+        Raises:
+            IndexOutOfRange: if a check of the program fails.
+        """
+        if self._arena is None:
+            arena = Buffer(self._arena_bytes)
+            self.words[0] = arena.address
+            failed = self._program.launch(self._frame)
+        elif self._untimed:
+            self._untimed -= 1
+            failed = self._run_alone(self._address)
+        else:
+            if self._program.is_short:
+                self._untimed = _TIMED_EVERY
+            failed = self._program.launch(self._frame)
+        if failed:
+            raise self._program.failure(self._frame, failed)
+
+
+def written_after_checks(program: Program) -> set[int]:
+    """The outputs, by position, that no launch writes before all checks have passed."""
+    plan = program.plan
+    last_check = -1
+    first: dict[int, int] = {}
+    for launch, group in zip(plan.launches, program.groups, strict=True):
+        for argument in launch.arguments:
+            if argument.kind == "status":
+                last_check = group
+            elif argument.kind == "buffer" and argument.written:
+                first.setdefault(argument.value, group)
+    return {
+        position
+        for position, number in enumerate(plan.outputs)
+        if first.get(number, -1) > last_check
+    }
