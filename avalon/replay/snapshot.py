@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 import sysconfig
 import types
 from collections.abc import Callable, Iterator
@@ -211,6 +212,13 @@ class Entry:
         self.ids = tuple(map(id, children))
         self.keys = self.kind.keys(self.container)
 
+    def has_its_keys(self) -> bool:
+        """Whether the keys are the same objects in the same order, where there are keys at all."""
+        container = self.container
+        return not isinstance(container, dict) or (
+            len(container) == len(self.keys) and all(map(operator.is_, container, self.keys))
+        )
+
     def name(self, position: int) -> str:
         return self.name_of(self.keys[position])
 
@@ -318,7 +326,7 @@ class Snapshot:
             if owner is not None and owner.epoch == entry.epoch:
                 continue
             children = entry.kind.children(entry.container)
-            if tuple(map(id, children)) != entry.ids:
+            if tuple(map(id, children)) != entry.ids or not entry.has_its_keys():
                 self._reconcile(entry, children)
             if owner is not None:
                 entry.epoch = owner.epoch

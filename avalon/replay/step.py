@@ -123,6 +123,7 @@ class CompiledStep:
                 self._promote(place)
                 self.replayed += 1
                 return quick.run()
+        quick = None  # what it holds, the next one must hold alone
         arguments = tuple([as_tensors(argument) for argument in given])
         named = {name: as_tensors(argument) for name, argument in named.items()}
         if modes.replay is not None:  # inside another compiled step: part of its recording

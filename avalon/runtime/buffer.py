@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import mmap
 import threading
 from collections.abc import Sequence
@@ -280,6 +281,11 @@ class Buffer:
         return np.asarray(_View(self, storage, shape))
 
 
+@functools.lru_cache(maxsize=64)
+def _type_name(storage: np.dtype[Any]) -> str:
+    return storage.newbyteorder("=").str
+
+
 class _View:
     """What NumPy keeps as the base of a view, and of every view taken from it."""
 
@@ -294,7 +300,7 @@ class _View:
         self._pins.append(None)
         self.__array_interface__ = {
             "version": 3,
-            "typestr": storage.newbyteorder("=").str,
+            "typestr": _type_name(storage),
             "shape": shape,
             "data": (buffer.address, False),
         }

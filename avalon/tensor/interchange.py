@@ -9,6 +9,7 @@ copied together.
 from __future__ import annotations
 
 import copy
+import ctypes
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -38,6 +39,15 @@ from avalon.tracing.history import History
 from avalon.tracing.modes import modes
 from avalon.tracing.operation import call_of
 from avalon.tracing.values import Value, refuse_reading
+
+# How C reads one element that Python has a number for.
+_C_TYPES: dict[DType, Any] = {
+    dtypes.float32: ctypes.c_float,
+    dtypes.float64: ctypes.c_double,
+    dtypes.int64: ctypes.c_int64,
+    dtypes.int32: ctypes.c_int32,
+    dtypes.bool_: ctypes.c_bool,
+}
 
 
 def storage_array(x: Tensor) -> NDArray[Any]:
@@ -72,6 +82,10 @@ class _OwnMemory:
         flat = self._buffer.as_numpy(self._dtype, (self._count,))
         steps = tuple(step * self._dtype.itemsize for step in strides)
         return as_strided(flat[offset:], shape, steps)
+
+    def whole(self, shape: Shape) -> NDArray[Any]:
+        """All of the elements, which lie one after the other, in any shape."""
+        return self._buffer.as_numpy(self._dtype, shape)
 
     def settle(self) -> Value:
         if self._strides is None:
@@ -118,8 +132,11 @@ def numpy(x: Tensor, *, force: bool = False) -> NDArray[Any]:
     cell = x._cell
     if cell.foreign() is None:
         _share(x)
-    assert cell.memory is not None
-    return cell.memory.window(x.shape, x.stride(), x._offset)
+    memory = cell.memory
+    if type(memory) is _OwnMemory and not x._moves and x._strides is None:
+        return memory.whole(x.shape)
+    assert memory is not None
+    return memory.window(x.shape, x.stride(), x._offset)
 
 
 @method("__array__")
@@ -161,7 +178,11 @@ def item(x: Tensor) -> Any:
             f"[item] a Tensor with {x.numel()} elements cannot be converted to Scalar (shape "
             f"{x.shape})"
         )
-    return readable(x).reshape(()).item()
+    kind = _C_TYPES.get(x.dtype)
+    if kind is None:
+        return readable(x).reshape(()).item()
+    refuse_reading()
+    return kind.from_address(x.value().force().address).value
 
 
 @method("tolist")
