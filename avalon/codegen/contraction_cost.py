@@ -13,6 +13,7 @@ from itertools import islice, product
 from math import ceil, prod
 
 from avalon.codegen.contraction_hot import Schedule, groups_of
+from avalon.codegen.contraction_padding import can_skip, useful
 from avalon.codegen.contraction_problem import Problem, known
 from avalon.codegen.contraction_sides import runs
 from avalon.codegen.contraction_tile import QUARTER, lanes_of, summed_in
@@ -21,6 +22,7 @@ from avalon.codegen.target import Target
 from avalon.dtype import DType
 
 _COPY, _TURN, _GATHER = 2.0, 4.0, 18.0  # cycles to pack a vector
+_STRIP = 3.0  # cycles to turn four positions of an image
 _AGAIN = 0.3  # of the cost of packing a vector, to read it again
 _STORE = 6.0  # cycles to hand a vector to the epilogue
 _TILE = 20.0  # cycles to begin a tile and to keep its sums
@@ -80,6 +82,14 @@ class _Model:
         scalars = 1.3 * rows if vectors == 1 else rows
         busy = max(sums / 2, (scalars + vectors + table) / 2, 2.0 * vectors)
         return max(busy, 4.0 if sums < 8 else 0.0) + 0.5 * vectors
+
+    def skipping_step(self, rows: int, vectors: int) -> float:
+        """The same for several images at one position, whose scalars are neighbours; a list says
+        which step is next, and once a panel its lanes are looked at.
+        """
+        sums, tiles = rows * vectors, prod(self.outputs) * ceil(self.images / rows)
+        busy = max(sums / 2, (rows + vectors + 2) / 2, 2.0 * vectors, 4.0 if sums < 8 else 0.0)
+        return 1.1 * busy + 0.75 * vectors * max(0.25, 4 / tiles)
 
     def window_step(self, rows: int, vectors: int) -> float:
         """The same for lanes in a copy of x, which is near, but where vectors straddle two cache
@@ -248,23 +258,27 @@ class _Model:
 
     def windows(self) -> Iterator[tuple[float, Schedule]]:
         """Schedules of a convolution, with their costs."""
-        yield from self._positions_as_rows()
+        yield from self._positions_as_rows(False)
+        if can_skip(self.problem):
+            yield from self._positions_as_rows(True)
         if summed_in(self.dtype) is self.dtype or self.packing(False) < _GATHER:
             yield from self._positions_as_lanes()
 
-    def _positions_as_rows(self) -> Iterator[tuple[float, Schedule]]:
+    def _positions_as_rows(self, skips: bool) -> Iterator[tuple[float, Schedule]]:
         most = ceil(self.channels / self.width)
+        summed = self.summed * (useful(self.problem) if skips else 1)
         best: tuple[float, int, Box] | None = None
         for vectors in range(1, min(4, most) + 1):
             room = max((rows for rows, v in self.tiles(64) if v == vectors), default=0)
-            for tile in self._boxes(room):
+            boxes = ((n, 1, 1, 1) for n in _cuts(self.images, room)) if skips else None
+            for tile in boxes or self._boxes(room):
                 rows = prod(tile)
                 tiles = prod(
                     ceil(n / t) for n, t in zip((self.images, *self.outputs), tile, strict=True)
                 )
-                cycles = self.step(rows, vectors, 1) * self.summed
+                step = self.skipping_step(rows, vectors) if skips else self.step(rows, vectors, 1)
                 cost = tiles * ceil(self.channels / (vectors * self.width)) * (
-                    cycles + _TILE * max(1, self.blocks.total)
+                    step * summed + _TILE * max(1, self.blocks.total)
                 )
                 if best is None or cost < best[0]:
                     best = (cost, vectors, tile)
@@ -277,7 +291,7 @@ class _Model:
                 break
             for box in self._unit_boxes(tile, panels * panel):
                 schedule = Schedule(
-                    False, prod(tile), vectors, panels * panel, box=box, tile=tile
+                    False, prod(tile), vectors, panels * panel, box=box, tile=tile, skips=skips
                 )
                 yield self._rows_cost(cost, schedule, box)
 
@@ -289,7 +303,8 @@ class _Model:
         # Packed lanes that stay are read again from the second cache by every unit.
         repeats = 1 + _AGAIN * prod(x_groups) if resident else prod(x_groups)
         positions = self.images * prod(self.outputs)
-        cost += self._copying(box, x_groups, 1) * w_groups
+        copying = self._turning(box, x_groups) if schedule.skips else self._copying(box, x_groups, 1)
+        cost += copying * w_groups
         cost += self._storing(prod(box) * schedule.w_unit)
         cost += self.channels * positions / self.width * _TURN
         cost += repeats * self.summed * self.channels / self.width * self.packing(False)
@@ -356,6 +371,12 @@ class _Model:
         if size > _COPIED:
             vectors *= 4
         return prod(x_groups) * self.blocks.total * box[0] * channels * rows * vectors
+
+    def _turning(self, box: Box, x_groups: Sequence[int]) -> float:
+        """The same, with images and positions exchanged."""
+        rows = prod(self._extent(axis, box[1 + axis]) for axis in (0, 1))
+        strips = self.lengths[0] * rows * ceil(self._extent(2, box[3]) / QUARTER)
+        return prod(x_groups) * self.blocks.total * strips * (_STRIP * box[0] + 6)
 
     def _storing(self, sums: int) -> float:
         """Cycles to hand over all of y, from units with so many sums."""

@@ -19,6 +19,7 @@ from avalon import dtype as dtypes
 from avalon.codegen.contraction_pack import Block, Scratch, block_at, quotient, split
 from avalon.codegen.contraction_problem import Problem, known
 from avalon.codegen.contraction_sides import DirectSide, Operand, PackedSide
+from avalon.codegen.contraction_skip import SkippingRows
 from avalon.codegen.contraction_tile import (
     QUARTER,
     Stream,
@@ -57,6 +58,7 @@ class Schedule:
         pack_rows, pack_lanes: whether an operand with one axis of parts is copied into panels.
         turn_lanes: whether lanes that are read in place are turned on their way: few rows.
         resident: whether the packed lanes of all blocks stay until a unit needs others.
+        skips: whether taps outside x are left out; a tile is several images at one position then.
     """
 
     x_in_lanes: bool
@@ -71,6 +73,7 @@ class Schedule:
     pack_lanes: bool = True
     turn_lanes: bool = False
     resident: bool = False
+    skips: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,8 @@ class HotKernel:
         if schedule.x_in_lanes:
             return WindowLanes(*arguments, schedule.vectors, schedule.is_flat)
         assert schedule.tile is not None
+        if schedule.skips:
+            return SkippingRows(*arguments, schedule.tile)
         return WindowRows(*arguments, schedule.tile)
 
     def build(self) -> Kernel:
@@ -235,6 +240,8 @@ class HotKernel:
         self, block: Block, panel: Value, column: Value, is_first: Value | bool
     ) -> None:
         emit = self.emit
+        if isinstance(self.rows, SkippingRows):
+            self.rows.begin_panel(block, _stream(self.lanes, panel, self.width))
         with self.rows.tiles() as (source, row):
             scalars = _stream(self.rows, source, 1)
             rows: Sequence[int] = range(len(scalars.parts))
@@ -246,8 +253,11 @@ class HotKernel:
                 found = turned_sums(emit, self.held, block.count, turning, scalars)
             else:
                 vectors = _stream(self.lanes, panel, self.width)
+                count, picked = block.count, None
+                if isinstance(self.rows, SkippingRows):
+                    count, picked = self.rows.products(block), self.rows.picked
                 found = sums(
-                    emit, self.held, self.width, block.count, vectors, scalars, nonempty=True
+                    emit, self.held, self.width, count, vectors, scalars, True, picked
                 )
             if self.stores_at_once:
                 self._store_tile(row, column, found)
@@ -268,6 +278,7 @@ class HotKernel:
         lanes_left = emit.subtract(lanes.valid, column)
         parts = lanes.operand.parts
         is_exact = parts % lanes.width == 0 and lanes.unit % lanes.width == 0
+        nothing = emit.constant(0, self.held, self.width)
         for row, vectors in enumerate(found):
             # A packed tile may hold rows past the last, which belong to nobody.
             present = side.has_row(kept, row)
@@ -276,7 +287,7 @@ class HotKernel:
                 mask = None
                 if not is_exact:
                     mask = emit.mask_below(emit.subtract(lanes_left, at), self.width)
-                value = emit.cast(value, self.stored)
+                value = emit.cast(emit.add(nothing, value), self.stored)
                 where = emit.add(place, row * row_stride + at)
                 if present is None:
                     emit.store(emit.pointer(self.slots.y), where, value, mask)

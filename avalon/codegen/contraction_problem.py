@@ -13,10 +13,10 @@ The order of the sum (every kernel keeps it, so that all give equal bits): the t
 the holes of a dilated input are left out; the products that remain are numbered with c outermost,
 then the three tap axes. `reduction_blocks` cuts that sequence by its extents alone. Inside a block
 one chain of fused multiply-adds runs from +0 in the order of the numbers; the sums of a span's
-blocks are added from left to right, then the spans' sums from left to right; a result that comes in
-parts, because its input has holes, has one span. Taps outside x count as products with +0: they
-leave a finite sum alone, and meet an infinite or NaN weight as 0 * inf does in IEEE arithmetic.
-16-bit floats are summed in float32 and rounded once; integers wrap.
+blocks are added from left to right, again from +0, then the spans' sums from left to right; a
+result that comes in parts, because its input has holes, has one span. Taps outside x count as
+products with +0: they leave a finite sum alone (a zero never ends up as -0, whatever its sign was
+in between), and meet an infinite or NaN weight as 0 * inf does in IEEE arithmetic. 16-bit floats are summed in float32 and rounded once; integers wrap.
 """
 
 from __future__ import annotations

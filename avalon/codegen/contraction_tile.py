@@ -63,19 +63,23 @@ def lanes_of(target: Target, dtype: DType) -> int:
 
 
 def sums(
-    emit: Emit, dtype: DType, width: int, count: Index, lanes: Stream, rows: Stream, nonempty: bool
-) -> list[list[Value]]:
-    """Sums of `count` products for every row and vector of the tile, in registers."""
+    emit: Emit, dtype: DType, width: int, count: Index, lanes: Stream, rows: Stream, nonempty: bool,
+    picked: Pointer | None = None,
+) -> list[list[Value]]:  # fmt: skip
+    """Sums of `count` products for every row and vector of the tile, in registers. `picked` holds
+    the numbers of the steps that count, if not all do.
+    """
     zero = emit.constant(0, dtype, width)
     carried = [zero] * (len(rows.parts) * len(lanes.parts))
     masks = lanes.masks or [None] * len(lanes.parts)
     with emit.loop(0, count, 1, carried, nonempty=nonempty) as loop:
-        at = lanes.position(emit, loop.index)
+        k = loop.index if picked is None else emit.load(picked, loop.index, dtypes.int64)
+        at = lanes.position(emit, k)
         vectors = [
             emit.load(lanes.pointer, emit.add(at, emit.index(part)), dtype, width, mask)
             for part, mask in zip(lanes.parts, masks, strict=True)
         ]
-        at = rows.position(emit, loop.index)
+        at = rows.position(emit, k)
         following = []
         for row, part in enumerate(rows.parts):
             scalar = emit.load(rows.pointer, emit.add(at, emit.index(part)), dtype)
@@ -147,20 +151,20 @@ def add_into(
     is_first: Value | bool,
     masks: Sequence[Value] | None = None,
 ) -> None:
-    """Add the sums of a block to those of the blocks before it, or start with them. Row i of the
-    tile is kept at `first` + `parts[i]`; `masks` say which lanes of its vectors.
+    """Add the sums of a block to those of the blocks before it, or to +0. Row i of the tile is kept
+    at `first` + `parts[i]`; `masks` say which lanes of its vectors.
     """
     dtype, width = found[0][0].dtype, found[0][0].lanes
-    # x + -0 is x for every x, +0 and -0 alike; integers start from 0.
-    nothing = emit.constant(-0.0 if dtype.is_floating_point else 0, dtype, width)
+    nothing = emit.constant(0, dtype, width)
     for part, vectors in zip(parts, found, strict=True):
         for column, vector in enumerate(vectors):
             place = emit.add(emit.index(first), part + column * width)
+            before = nothing
             if is_first is not True:
                 before = emit.load(tile, place, dtype, width)
                 if isinstance(is_first, Value):
                     before = emit.where(is_first, nothing, before)
-                vector = emit.add(before, vector)
+            vector = emit.add(before, vector)
             emit.store(tile, place, vector, masks[column] if masks else None)
 
 

@@ -54,9 +54,8 @@ class WindowSide:
             )
         ]
         self.pitch = ceil(self.extents[2] / split)
-        shape = (unit[0], self.lengths[0], *self.extents[:2], split * self.pitch)
-        self.strides = contiguous_strides(shape)
-        self.copy = scratch.reserve(prod(shape) + lanes + slack, summed_in(dtype))
+        size, self.strides = self.layout()
+        self.copy = scratch.reserve(size + lanes + slack, summed_in(dtype))
         steps = [d * s for d, s in zip(self.dilation, self.strides[2:], strict=True)]
         across = self._across if split > 1 else None
         self.steps = Steps(emit, scratch, self.lengths, (self.strides[1], *steps), across)
@@ -64,12 +63,17 @@ class WindowSide:
             self.strides[0],
             self.stride[0] * self.strides[2],
             self.stride[1] * self.strides[3],
-            self.stride[2] // split,
+            self.stride[2] * self.strides[4] // split,
         )
         self.grid: Sequence[int] = contiguous_strides(unit)
         self.count = prod(unit)
         self.origin = [emit.constant(0, dtypes.int64)] * 4
         self.place = emit.constant(0, dtypes.int64)
+
+    def layout(self) -> tuple[int, tuple[int, ...]]:
+        """How many elements the copy has, and the strides of images, channels and three axes."""
+        shape = (self.unit[0], self.lengths[0], *self.extents[:2], self.split * self.pitch)
+        return prod(shape), contiguous_strides(shape)
 
     def _across(self, shift: Value) -> Value:
         """Where in a row of the copy the element `shift` to the right of the row's start is."""
@@ -89,18 +93,23 @@ class WindowSide:
         moved = emit.multiply(group, known(self.problem.x_strides[0]))
         self.place = emit.add(moved, known(self.problem.x_offset))
 
+    def starts(self, block: Block) -> list[Value]:
+        """The positions of x (perhaps outside) that come first in a block's copy."""
+        emit, starts = self.emit, []
+        for axis in range(3):
+            start = emit.multiply(self.origin[1 + axis], self.stride[axis])
+            low = emit.constant(known(self.problem.low[axis]), dtypes.int64)
+            moved = emit.multiply(block.start[1 + axis], self.dilation[axis])
+            starts.append(emit.add(emit.subtract(start, low), moved))
+        return starts
+
     def begin_block(self, block: Block) -> None:
         """Copy what the block's channels and taps see of x."""
         emit, problem = self.emit, self.problem
         _, n_stride, c_stride, *p_strides = map(known, problem.x_strides)
         inner = prod(self.lengths[1:])
         channels = quotient(emit, block.count, inner) if self.lengths[0] > 1 else 1
-        starts = []
-        for axis in range(3):
-            start = emit.multiply(self.origin[1 + axis], self.stride[axis])
-            start = emit.subtract(start, emit.constant(known(problem.low[axis]), dtypes.int64))
-            moved = emit.multiply(block.start[1 + axis], self.dilation[axis])
-            starts.append(emit.add(start, moved))
+        starts = self.starts(block)
         with ExitStack() as nest:
             n = nest.enter_context(emit.loop(0, self.unit[0], nonempty=True)).index
             c = nest.enter_context(emit.loop(0, channels, nonempty=True)).index

@@ -15,7 +15,8 @@ from avalon.codegen.contraction_hot import HotKernel, Schedule, Slots, units
 from avalon.codegen.contraction_problem import Problem, contract_problem, convolve_problems
 from avalon.codegen.target import Target
 from avalon.runtime.plan import Argument, Launch
-from tests.codegen.contraction_harness import outputs_of, run
+from avalon.dtype import DType
+from tests.codegen.contraction_harness import outputs_of, random_array, run
 
 TARGETS = [targets.named(name) for name in ("avx512", "avx2")]
 RUNNING = [t for t in TARGETS if targets.host().is_x86 and t.lanes <= targets.host().lanes]
@@ -96,6 +97,67 @@ def test_schedules_of_convolutions(
     assert problem.blocks.spans == 1
     for schedule in _sampled(target, problem, True):
         assert _computed(target, problem, schedule, len(stride), arrays) == expected, schedule
+
+
+@pytest.mark.parametrize("target", RUNNING, ids=lambda target: target.name)
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.float64, dtypes.int32])
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "stride", "dilation", "low"),
+    [
+        ((1, 5, 9, 4, 4), (1, 20, 9, 3, 3), (1, 1), (1, 1), (1, 1)),
+        ((2, 17, 3, 5, 6), (2, 19, 3, 4, 5), (2, 1), (1, 1), (1, 2)),
+        ((1, 3, 50, 7), (1, 33, 50, 3), (1,), (2,), (2,)),
+        ((1, 2, 4, 3, 3, 3), (1, 6, 4, 3, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1)),
+    ],
+)
+@pytest.mark.parametrize("special", [False, True])
+def test_taps_outside_may_be_left_out(
+    target: Target, dtype: DType, x_shape: tuple[int, ...], w_shape: tuple[int, ...],
+    stride: tuple[int, ...], dilation: tuple[int, ...], low: tuple[int, ...], special: bool,
+) -> None:  # fmt: skip
+    """Infinite and NaN weights meet padding as zeros, and no sum ends as -0, whatever is left
+    out.
+    """
+    parameters: dict[str, Any] = {
+        "stride": stride, "input_dilation": (1,) * len(stride), "kernel_dilation": dilation,
+        "low": low, "flip": False,
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    x, w = (random_array(rng, shape, dtype) for shape in (x_shape, w_shape))
+    y = np.empty(outputs_of(x_shape, w_shape, {**parameters, "high": low}), dtype.storage)
+    if special and dtype.is_floating_point:
+        w.reshape(-1)[::97] = np.inf
+        w.reshape(-1)[50::301] = np.nan
+        # All products of the last channel out are tiny and negative, so that its sums vanish.
+        w[:, -1] = -np.finfo(w.dtype).smallest_subnormal
+        x = abs(x)
+    views = [View.contiguous(slot, array.shape) for slot, array in enumerate((x, w, y))]
+    shapes = (x_shape, w_shape, y.shape)
+    run(target, cold_convolve(target, dtype, shapes, *views, 3, **parameters), [x, w, y])
+    expected = y.copy()
+    if special and dtype.is_floating_point:
+        assert np.isnan(expected).any()
+        assert (expected[:, :, -1] == 0).any()
+        assert not np.signbit(expected[expected == 0]).any()
+    (problem,) = convolve_problems(*shapes, *views, **parameters)
+    assert problem.blocks.spans == 1
+    tried = [
+        schedule
+        for _, schedule in contraction_cost.candidates(target, dtype, problem, True)
+        if schedule.skips
+    ]
+    assert tried
+    for schedule in tried[:: max(1, len(tried) // 3)]:
+        y[...] = 1
+        kernel = HotKernel(
+            "tried", target, dtype, problem, schedule, Slots(0, 1, 2), len(stride), None, False
+        ).build()
+        launch = Launch(
+            "tried", tuple(Argument("buffer", n) for n in range(3)), units(problem, schedule)
+        )
+        run(target, Lowering((kernel,), (launch,)), [x, w, y], 2)
+        np.testing.assert_array_equal(y, expected)
+        np.testing.assert_array_equal(np.signbit(y[y == 0]), np.signbit(expected[expected == 0]))
 
 
 def test_the_choice_is_the_same_again() -> None:
