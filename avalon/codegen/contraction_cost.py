@@ -303,8 +303,8 @@ class _Model:
         # Packed lanes that stay are read again from the second cache by every unit.
         repeats = 1 + _AGAIN * prod(x_groups) if resident else prod(x_groups)
         positions = self.images * prod(self.outputs)
-        copying = self._turning(box, x_groups) if schedule.skips else self._copying(box, x_groups, 1)
-        cost += copying * w_groups
+        turning = self._turning if schedule.skips else self._copying
+        cost += turning(box, x_groups) * w_groups
         cost += self._storing(prod(box) * schedule.w_unit)
         cost += self.channels * positions / self.width * _TURN
         cost += repeats * self.summed * self.channels / self.width * self.packing(False)
@@ -359,7 +359,7 @@ class _Model:
         """How far along an axis of x a block sees for so many positions."""
         return (positions - 1) * self.stride[axis] + self.reach[axis] + 1
 
-    def _copying(self, box: Box, x_groups: Sequence[int], split: int) -> float:
+    def _copying(self, box: Box, x_groups: Sequence[int], split: int = 1) -> float:
         """Cycles to copy what the units see of x."""
         rows = prod(self._extent(axis, box[1 + axis]) for axis in (0, 1))
         pitch = ceil(self._extent(2, box[3]) / split)

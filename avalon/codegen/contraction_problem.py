@@ -16,7 +16,8 @@ one chain of fused multiply-adds runs from +0 in the order of the numbers; the s
 blocks are added from left to right, again from +0, then the spans' sums from left to right; a
 result that comes in parts, because its input has holes, has one span. Taps outside x count as
 products with +0: they leave a finite sum alone (a zero never ends up as -0, whatever its sign was
-in between), and meet an infinite or NaN weight as 0 * inf does in IEEE arithmetic. 16-bit floats are summed in float32 and rounded once; integers wrap.
+in between), and meet an infinite or NaN weight as 0 * inf does in IEEE arithmetic. 16-bit floats
+are summed in float32 and rounded once; integers wrap.
 """
 
 from __future__ import annotations

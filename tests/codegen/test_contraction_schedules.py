@@ -14,8 +14,8 @@ from avalon.codegen.contraction import Lowering, View, cold_contract, cold_convo
 from avalon.codegen.contraction_hot import HotKernel, Schedule, Slots, units
 from avalon.codegen.contraction_problem import Problem, contract_problem, convolve_problems
 from avalon.codegen.target import Target
-from avalon.runtime.plan import Argument, Launch
 from avalon.dtype import DType
+from avalon.runtime.plan import Argument, Launch
 from tests.codegen.contraction_harness import outputs_of, random_array, run
 
 TARGETS = [targets.named(name) for name in ("avx512", "avx2")]
