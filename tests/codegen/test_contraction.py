@@ -441,3 +441,13 @@ def test_targets_without_fused_multiply_add() -> None:
     results = [contracted(lower, target, a, b, dtypes.float32) for lower in CONTRACT]
     assert same_bits(*results)
     np.testing.assert_allclose(results[0], a @ b, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [3, 600])
+def test_a_sum_that_vanishes_is_positive_zero(k: int) -> None:
+    """Whether it is stored from registers, or added to other blocks."""
+    tiny = np.finfo(np.float32).smallest_subnormal
+    a, b = np.full((1, 5, k), -tiny, "f"), np.full((1, k, 40), 0.25, "f")
+    found = every_kernel(CONTRACT, contracted, a, b)
+    np.testing.assert_array_equal(found, 0)
+    assert not np.signbit(found).any()
