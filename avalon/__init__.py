@@ -12,7 +12,7 @@ from avalon.device import (
     best_available_device as best_available_device,
     device as device,
 )
-from avalon.diagnosis import check as check
+from avalon.diagnosis import check as check, debug_nans as debug_nans
 from avalon.dtype import (
     DType as DType,
     bfloat16 as bfloat16,

@@ -22,7 +22,7 @@ from avalon.model import load_state_dict, state_dict
 from avalon.optim import Optimizer
 from avalon.random import Generator, default_generator
 from avalon.save import load, save
-from avalon.tensor import Tensor, no_grad
+from avalon.tensor import no_grad
 
 _REWIND_BYTES = 64 << 20
 _REWIND_STEPS = 64
@@ -152,42 +152,78 @@ class RunState:
 
 
 class Rewind:
-    """Goes back to before the last step: copies of the state now and then, and the batches since.
+    """Goes back to before a step: copies of the state now and then, and the batches since.
 
-    A step whose loss is not a number has already spoiled the weights. Copying them before every
-    step would cost time, keeping all batches memory; steps give the same bits again, so a copy
-    every 64 steps (or 64 MB of batches) and taking the steps since once more is the same.
+    A step whose loss is not a number has already spoiled the weights, and one whose gradient is not
+    spoils the next step's loss. Copying the weights before every step would cost time, keeping all
+    batches memory; steps give the same bits again, so a copy every 64 steps (or 64 MB of batches)
+    and taking the steps since once more is the same.
     """
 
     def __init__(self, state: RunState) -> None:
         self._state = state
-        self._tensors: list[tuple[Tensor, Tensor]] = []
-        self._optimizer: Any = None
-        self._random: list[list[int]] = []
-        self._batches: list[Batch] = []
-        self._rates: list[float] = []
-        self._bytes = _REWIND_BYTES
+        self._since: _Since | None = None
+        self._before: _Since | None = None  # kept until a step from the newest copy was sound
 
     def remember(self, batch: Batch) -> None:
         """Call it before the step on `batch`."""
-        if self._bytes >= _REWIND_BYTES or len(self._batches) >= _REWIND_STEPS:
-            with no_grad():
-                leaves = struct.leaves(self._state.model).values()
-                self._tensors = [(leaf, leaf.detach().clone()) for leaf in leaves]
-                self._optimizer = copy.deepcopy(self._state.optimizer.state_dict())
-            self._random = self._state._random_state()
-            self._batches, self._rates, self._bytes = [], [], 0
-        self._batches.append(batch)
-        self._rates.append(self._state.optimizer.lr)
-        self._bytes += sum(part.numel() * part.dtype.itemsize for part in batch)
+        since = self._since
+        if since is None or since.nbytes >= _REWIND_BYTES or len(since.batches) >= _REWIND_STEPS:
+            self._before, self._since = since, _Since(self._state)
+        elif len(since.batches) == 1:
+            self._before = None
+        assert self._since is not None
+        self._since.batches.append(batch)
+        self._since.rates.append(self._state.optimizer.lr)
+        self._since.nbytes += sum(part.numel() * part.dtype.itemsize for part in batch)
 
-    def undo(self, step: Callable[[Batch], Any]) -> None:
-        """Bring model, optimizer and random numbers to where they were before the last batch."""
+    def undo(self, step: Callable[[Batch], Any], sound: Callable[[], bool]) -> tuple[Batch, int]:
+        """Bring model, optimizer and random numbers to where they were before the step that spoiled
+        them: the last one, or the first after which `sound()` is false.
+
+        Returns:
+            That step's batch, and how many steps before the last one it was.
+        """
+        since = self._since
+        assert since is not None
+        later = 0
+        since.restore()
+        if not sound() and self._before is not None:
+            later = len(since.batches)
+            since = self._before
+            since.restore()
+        last = len(since.batches) - 1
+        for number in range(last):
+            since.take(step, number)
+            if not sound():
+                since.restore()
+                for earlier in range(number):
+                    since.take(step, earlier)
+                return since.batches[number], last - number + later
+        return since.batches[last], later
+
+
+class _Since:
+    """A copy of what a step changes, and the steps since."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        with no_grad():
+            leaves = struct.leaves(state.model).values()
+            self._tensors = [(leaf, leaf.detach().clone()) for leaf in leaves]
+            self._optimizer = copy.deepcopy(state.optimizer.state_dict())
+        self._random = state._random_state()
+        self.batches: list[Batch] = []
+        self.rates: list[Any] = []
+        self.nbytes = 0
+
+    def restore(self) -> None:
         with no_grad():
             for leaf, copied in self._tensors:
                 leaf.copy_(copied)
-        self._state.optimizer.load_state_dict(self._optimizer)
+        self._state.optimizer.load_state_dict(copy.deepcopy(self._optimizer))
         self._state._set_random_state(self._random)
-        for batch, rate in zip(self._batches[:-1], self._rates[:-1], strict=True):
-            self._state.optimizer.lr = rate
-            step(batch)
+
+    def take(self, step: Callable[[Batch], Any], number: int) -> None:
+        self._state.optimizer.lr = self.rates[number]
+        step(self.batches[number])

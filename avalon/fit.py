@@ -24,12 +24,12 @@ from typing import Any
 from avalon import struct
 from avalon.checkpoint import Rewind, RunState
 from avalon.data.batches import Batch, as_batch, as_batches, number_of_batches
+from avalon.diagnosis.nans import explain, is_finite
 from avalon.dtype import float64
 from avalon.functions import argmax, clamp
 from avalon.history import History
 from avalon.model import in_mode
 from avalon.nn.utils.clip import get_total_norm
-from avalon.nonfinite import explain
 from avalon.optim import Optimizer, update
 from avalon.progress import Progress
 from avalon.random import Generator
@@ -308,14 +308,23 @@ class _Run:
             self.optimizer.lr = tensor(float(self.schedule(epoch)), dtype=float64)
 
     def _stop_at(self, batch: Batch, value: float) -> None:
-        """Go back to before the batch whose loss is not finite, and say where that arose."""
+        """Go back to before the batch that spoiled the weights, and say where that arose."""
         state = self.state
-        self.rewind.undo(self.step)
-        raise explain(
-            self.model,
-            lambda: self.loss(*_forward(self.model, batch)),
-            f"[fit] the loss became {value} in epoch {state.epoch + 1}, batch {state.batch + 1}",
+        what = f"[fit] the loss became {value} in epoch {state.epoch + 1}, batch {state.batch + 1}"
+        culprit, ago = self.rewind.undo(
+            self.step, lambda: all(map(is_finite, struct.leaves(self.model).values()))
         )
+        if ago:
+            ago_words = "the batch before" if ago == 1 else f"the batch {ago} before"
+            what += f"; the weights were spoiled by {ago_words}, this batch's gradient"
+
+        def again() -> list[Tensor]:
+            cost, (gradients,) = grad(
+                lambda model: self.loss(*_forward(model, culprit)), self.model
+            )
+            return [cost, *struct.leaves(gradients).values()]
+
+        raise explain(self.model, again, what)
 
 
 def _forward(model: Any, batch: Batch) -> tuple[Any, Any]:

@@ -32,13 +32,13 @@ def name_layer(error: AvalonError, layer: Any) -> None:
         for name, parameter in layer._parameters.items()
         if parameter is not None
     )
-    name = _name_of(layer)
+    name = name_of(layer)
     place = f"{name}: " if name else ""
     what = f"{type(layer).__name__}({layer.extra_repr()})" + (f" with {shapes}" if shapes else "")
     error.args = (f"{error.args[0]}\n  in {place}{what}", *error.args[1:])
 
 
-def _name_of(layer: Any) -> str:
+def name_of(layer: Any) -> str:
     """The layer's path from the nearest variable of the callers that leads to it, such as
     net.conv2; "self" only if no caller has another name for that object.
     """

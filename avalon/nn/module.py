@@ -22,11 +22,13 @@ from avalon.device import Device
 from avalon.dtype import DType
 from avalon.epoch import epoch
 from avalon.errors import DTypeError, ShapeError
-from avalon.nn.locate import name_layer
+from avalon.nn.locate import name_layer, name_of
 from avalon.nn.parameter import Buffer, Parameter
 from avalon.state import IncompatibleKeys, copy_state
 from avalon.struct import buffer as mark_buffer
 from avalon.tensor import Tensor, no_grad
+from avalon.tracing.modes import modes
+from avalon.tracing.values import recorder
 
 _handle_numbers = itertools.count()
 
@@ -103,12 +105,22 @@ class Module:
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         try:
+            if modes.layers:
+                return self._call_named(inputs, named)
             if not self._forward_hooks and not self._forward_pre_hooks:
                 return self.forward(*inputs, **named)
             return self._call_with_hooks(inputs, named)
         except (ShapeError, DTypeError) as error:
             name_layer(error, self)
             raise
+
+    def _call_named(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Call, and let what is recorded know the layer's name; the innermost layer counts."""
+        here = recorder()
+        recorded, start = here.recorded, len(here.recorded.lines)
+        result = self._call_with_hooks(inputs, named)
+        here.name(start if here.recorded is recorded else 0, name_of(self) or type(self).__name__)
+        return result
 
     def _call_with_hooks(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
         for hook, with_named in list(self._forward_pre_hooks.values()):

@@ -147,8 +147,8 @@ class CompiledStep:
 
     def _record(self, arguments: tuple[Any, ...], named: dict[str, Any], world: Any) -> Any:
         self.recorded += 1
-        if modes.eager or injecting():
-            self.reason = "calls run op by op here" if modes.eager else "its draws are injected"
+        if modes.eager or injecting() or modes.watch is not None:
+            self.reason = "its draws are injected" if injecting() else "it is being debugged"
             return self.function(*arguments, **named)
         last = self._last
         comparable = last is not None and _same_world(last, world, self)
@@ -389,8 +389,9 @@ class Replay:
 def surroundings() -> tuple[Any, ...]:
     """Modes that a recording depends on."""
     return (
-        modes.grad, modes.inference, modes.eager, get_default_dtype(), settings.tier,
-        settings.target, injecting(), off(), settings.threads, settings.flush_denormals,
+        modes.grad, modes.inference, modes.eager, modes.watch is None, get_default_dtype(),
+        settings.tier, settings.target, injecting(), off(), settings.threads,
+        settings.flush_denormals,
     )  # fmt: skip
 
 

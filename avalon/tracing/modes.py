@@ -25,12 +25,17 @@ class Modes(threading.local):
         eager: run every call as soon as it is recorded.
         replay: not None while a step is recorded for replay; then the message that says why a
             tensor's value cannot be asked for.
+        layers: recorded calls note the layer that they are made in.
+        watch: called with recorded work and its results before anyone sees them; an error that it
+            raises is the work's.
     """
 
     grad = True
     inference = False
     eager = False
     replay: str | None = None
+    layers = False
+    watch: Callable[[Any, Any], None] | None = None
 
 
 modes = Modes()

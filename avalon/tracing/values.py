@@ -230,6 +230,13 @@ class Recorder:
                 self.bound()
         return made
 
+    def name(self, start: int, layer: str) -> None:
+        """Note for the entries from number `start` on, unless they say more, their layer."""
+        lines = self.recorded.lines
+        for number in range(start, len(lines)):
+            line, note = lines[number]
+            lines[number] = line, note or layer
+
     def enter(self, value: Value) -> int:
         """The position of the input through which a value that is known takes part here."""
         if value.failure is not None:
@@ -303,14 +310,17 @@ def compute(pending: Pending, tier: str | None = None) -> None:
     live = pending.live
     if not live:
         return
+    watch = modes.watch
     try:
         buffers = execute.run(
             pending.recorded,
             pending.feeds,
             [value.position for value in live],
-            pending.donated,
+            pending.donated if watch is None else (),
             tier,
         )
+        if watch is not None:
+            watch(pending, buffers)
     except IndexOutOfRange as failure:
         _commit_healthy(pending, failure)
         raise
