@@ -28,9 +28,11 @@ from avalon.rewrite import (
 from avalon.runtime import stored
 from avalon.runtime.plan import Plan
 from avalon.runtime.program import Program
+from avalon.runtime.sized import SizedProgram
 from avalon.schedule.calls import schedule_calls
 from avalon.schedule.hot import schedule_hot
 from avalon.settings import settings
+from avalon.size import Sizes
 from avalon.switches import declare, off
 
 Show = Callable[[str, object], None]
@@ -79,6 +81,15 @@ def compile_graph(
         if keeps and (tier == "hot" or perf_counter() - started > _WORTH_KEEPING_SECONDS):
             stored.write(key, plan)
     return Program(plan, target, started)
+
+
+def compile_sized(graph: Graph, sizes: Sizes, tier: str = "hot") -> SizedProgram:
+    """As `compile_graph`, for a graph whose extents are formulas over the symbols of `sizes`."""
+    started = perf_counter()
+    target = named(settings.target)
+    plan = plan_graph(graph, tier, target)
+    plan.sizes = sizes
+    return SizedProgram(plan, target, started)
 
 
 def _identity(graph: Graph) -> str:

@@ -33,6 +33,7 @@ from avalon.codegen.contraction_tile import summed_in
 from avalon.codegen.target import Target
 from avalon.dtype import DType
 from avalon.runtime.plan import Argument, Kernel, Launch
+from avalon.size import few
 
 __all__ = [
     "FIRST_SLOT", "Epilogue", "Fused", "Lowering", "View", "can_fuse", "cold_contract",
@@ -160,11 +161,12 @@ def _cold(
             continue
         x, w, y = buffers
         spans, size = problem.blocks.spans, prod(problem.shape)
-        if spans > 1:
+        several = not few(spans, 1)
+        if several:
             y = temporary + len(temporaries)
             temporaries.append(spans * size * summed_in(dtype).itemsize)
             problem = _to_partial_sums(problem)
-        variant = generic.variant_for(target, dtype, problem, spatial, spans > 1)
+        variant = generic.variant_for(target, dtype, problem, spatial, several)
         kernel = _generic_kernel(target, dtype, variant)
         kernels[kernel.symbol] = kernel
         arguments = (
@@ -172,14 +174,14 @@ def _cold(
             *map(_integer, problem.numbers(spatial)),
         )  # fmt: skip
         launches.append(Launch(kernel.symbol, arguments, work, problem.flops))
-        if spans > 1:
+        if several:
             kernel = _spans_kernel(target, dtype)
             kernels[kernel.symbol] = kernel
             arguments = (
                 Argument("buffer", y), Argument("buffer", buffers[2], written=True),
                 *map(_integer, (spans, size, size)),
             )  # fmt: skip
-            work = ceil(size / generic.SPANS_UNIT)
+            work = -(-size // generic.SPANS_UNIT)
             launches.append(Launch(kernel.symbol, arguments, work, spans * size))
     return Lowering(tuple(kernels.values()), tuple(launches), tuple(temporaries))
 

@@ -18,6 +18,7 @@ from avalon.codegen.emit import Emit, Pointer, Value
 from avalon.codegen.target import Target
 from avalon.dtype import DType
 from avalon.runtime.plan import Kernel
+from avalon.size import hint
 
 _UNIT = 96  # parts of each operand in a unit of work
 SPANS_UNIT = 4096  # elements of y in a unit of work of the spans' kernel
@@ -56,13 +57,14 @@ def variant_for(
     """The lanes run along x's parts where y is contiguous along them, unless they are too few."""
     rows, vectors = _tile(target, False)
     width = vectors * lanes_of(target, dtype)
-    x_parts, w_parts = known(problem.images) * problem.positions, known(problem.channels)
+    x_parts = hint(known(problem.images) * problem.positions)
+    w_parts = hint(known(problem.channels))
 
     def computed(lanes: int, rows_: int) -> int:
         return ceil(lanes / width) * width * ceil(rows_ / rows) * rows
 
     x_cost, w_cost = computed(x_parts, w_parts), computed(w_parts, x_parts)
-    x_in_lanes = x_cost <= 1.5 * w_cost if problem.positions > 1 else 1.5 * x_cost < w_cost
+    x_in_lanes = x_cost <= 1.5 * w_cost if hint(problem.positions) > 1 else 1.5 * x_cost < w_cost
     few_rows = (w_parts if x_in_lanes else x_parts) <= 2
     return Variant(spatial, x_in_lanes, few_rows, is_partial)
 
@@ -71,7 +73,7 @@ def units(problem: Problem) -> int:
     """Units of work of the generic kernel."""
     parts = (known(problem.images) * problem.positions, known(problem.channels))
     groups = known(problem.groups) * problem.blocks.spans
-    return groups * prod(ceil(part / _UNIT) for part in parts)
+    return groups * prod(-(-part // _UNIT) for part in parts)
 
 
 def generic_kernel(target: Target, dtype: DType, variant: Variant) -> Kernel:

@@ -27,9 +27,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import ceil, gcd, prod
+from typing import Any
 
 from avalon.codegen.emit import Emit, Index, Value
 from avalon.shape import contiguous_strides
+from avalon.size import Size, later
 
 LONGEST_BLOCK = 384
 SPANS = 16  # at most; a span is what one thread may sum while others sum the rest
@@ -73,7 +75,7 @@ class Blocks:
 
     @property
     def spans(self) -> int:
-        return max(1, ceil(self.total / self.per_span)) if self.per_span else 1
+        return later(_spans, self.total, self.per_span)
 
     @property
     def longest(self) -> int:
@@ -232,18 +234,25 @@ def _fields(spatial: bool) -> tuple[tuple[str, int], ...]:
 
 def known(value: Index) -> int:
     """The number of an index that must be known here."""
-    number = value.number if isinstance(value, Value) else value
-    assert isinstance(number, int)
-    return number
+    number: Any = value.number if isinstance(value, Value) else value
+    assert isinstance(number, int | Size)
+    return number  # type: ignore[return-value]
 
 
 def with_blocks(problem: Problem) -> Problem:
     """The problem with its blocks filled in."""
     extents = (known(problem.depth), *map(known, problem.taps))
-    blocks = reduction_blocks(extents, prod(problem.shape))  # type: ignore[arg-type]
-    return replace(
-        problem, lengths=blocks.lengths, counts=blocks.counts, per_span=blocks.per_span
-    )
+    row = [later(_number_of_blocks, extents, prod(problem.shape), place) for place in range(9)]
+    return replace(problem, lengths=tuple(row[:4]), counts=tuple(row[4:8]), per_span=row[8])
+
+
+def _number_of_blocks(extents: tuple[int, int, int, int], outputs: int, place: int) -> int:
+    blocks = reduction_blocks(extents, outputs)
+    return (*blocks.lengths, *blocks.counts, blocks.per_span)[place]
+
+
+def _spans(total: int, per_span: int) -> int:
+    return max(1, ceil(total / per_span)) if per_span else 1
 
 
 def contract_problem(shape: tuple[int, int, int, int], a: View, b: View, y: View) -> Problem:

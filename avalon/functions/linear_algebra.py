@@ -80,10 +80,11 @@ def matmul(input: Any, other: Any) -> Tensor:
         )
     columns = b.shape[-1] if b.ndim > 1 else 1
     if b.ndim <= 2:  # one matrix for the whole batch: its rows are all multiplied together
-        flat = reshape(a, (1, size_of(a.shape[:-1]), inner))
+        # A batch of one is reshaped too, though to its own shape: all batches record the same.
+        flat = ops.reshape(a, shape=(1, size_of(a.shape[:-1]), inner))
         result = _product(flat, reshape(b, (1, inner, columns)))
         tail = (columns,) if b.ndim == 2 else ()
-        return reshape(result, (*a.shape[:-1], *tail))
+        return ops.reshape(result, shape=(*a.shape[:-1], *tail))
     height = a.shape[-2] if a.ndim > 1 else 1
     batch = broadcast_shapes("matmul", a.shape[:-2], b.shape[:-2])
     left = broadcast(reshape(a, (*a.shape[:-2], height, inner)), (*batch, height, inner))

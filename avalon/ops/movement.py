@@ -98,7 +98,7 @@ def broadcast(x, shape):
 def _(x, shape):
     added = len(shape) - x.ndim
     fits = added >= 0 and all(
-        extent in (1, wanted) for extent, wanted in zip(x.shape, shape[added:], strict=True)
+        extent in (wanted, 1) for extent, wanted in zip(x.shape, shape[added:], strict=True)
     )
     if not fits:
         raise ShapeError(

@@ -11,11 +11,13 @@ import ctypes
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from avalon.runtime import driver, memory
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.plan import Argument, Launch, LoopSpec, Plan
 from avalon.runtime.values import Table, Values
+from avalon.size import Size, hint
 
 _CHUNKS_PER_THREAD = 8
 _CHUNK_NANOSECONDS = 2_000  # a smaller chunk costs more to claim than it gains
@@ -57,6 +59,7 @@ class Frame:
         arena_bytes: memory that a call needs: each thread's scratch, then the temporaries.
         table: where the call's values go.
         gain: the share of a lone thread's time that the other threads save, about.
+        formulas: the sizes whose values follow the others in the table.
     """
 
     def __init__(self, parts: Parts, threads: int, flush: bool) -> None:
@@ -74,15 +77,19 @@ class Frame:
         state_words = memory.align((driver.STATE_SLOTS + longest) * _WORD) // _WORD
         moves = [advances(plan, launch) for launch in plan.launches]
         units = parts.group_units
+        self.formulas: list[Size] = []
+        patch_count = slot_count
+        if plan.sizes is not None:
+            patch_count += 4 * len(plan.launches) + len(units)
         places = _Places()
         job = places.add(driver.JOB_WORDS)
         launches = places.add(driver.LAUNCH_WORDS * len(records))
         groups = places.add(driver.GROUP_WORDS * len(units))
         counters = places.add(driver.COUNTER_WORDS * len(records) * threads)
         status = places.add(2)
-        values = places.add(parts.values.count)
+        values = places.add(parts.values.count + (patch_count if plan.sizes is not None else 0))
         slots = places.add(slot_count)
-        patches = places.add(2 * slot_count)
+        patches = places.add(2 * patch_count)
         relocations = places.add(2 * slot_count)
         states = places.add(state_words * threads)
         advance = places.add(driver.ADVANCE_WORDS * sum(map(len, moves)))
@@ -93,6 +100,20 @@ class Frame:
         slot = slots
         patch = patches
         relocation = relocations
+        words_of: dict[Size, int] = {}  # which value each formula is
+
+        def put(place: int, number: Any) -> None:
+            """Write a number to a word, or have each call write the formula's value there."""
+            nonlocal patch
+            if isinstance(number, Size):
+                if number not in words_of:
+                    words_of[number] = parts.values.count + len(self.formulas)
+                    self.formulas.append(number)
+                words[patch : patch + 2] = place - slots, words_of[number]
+                patch += 2
+            else:
+                words[place] = number
+
         number_of: dict[int, int] = {}  # of the record of each launch
         for number, known in enumerate(records):
             record = launches + number * driver.LAUNCH_WORDS
@@ -112,10 +133,10 @@ class Frame:
                 number_of[known] = number
                 words[record + driver.LAUNCH_FUNCTION] = parts.addresses[launch.kernel]
                 words[record + driver.LAUNCH_SLOTS] = start + slot * _WORD
-                words[record + driver.LAUNCH_WORK] = launch.work
+                put(record + driver.LAUNCH_WORK, launch.work)
                 chunk = chunk_units(launch, threads)
                 words[record + driver.LAUNCH_CHUNK] = chunk
-                words[record + driver.LAUNCH_CHUNKS] = -(-launch.work // chunk)
+                put(record + driver.LAUNCH_CHUNKS, -(-launch.work // chunk))
                 words[record + driver.LAUNCH_GROUP] = parts.groups[known]
                 words[record + driver.LAUNCH_SLOT_COUNT] = len(launch.arguments)
                 words[record + driver.LAUNCH_ADVANCES] = start + advance * _WORD
@@ -130,15 +151,16 @@ class Frame:
                     words[patch : patch + 2] = slot - slots, content
                     patch += 2
                 elif source == "arena":
-                    words[relocation : relocation + 2] = slot - slots, scratch + content
+                    words[relocation] = slot - slots
+                    put(relocation + 1, scratch + content)
                     relocation += 2
                 elif source == "status":
                     words[slot] = start + status * _WORD
                 else:
-                    words[slot] = content
+                    put(slot, content)
                 slot += 1
         for group, count in enumerate(units):
-            words[groups + group * driver.GROUP_WORDS + driver.GROUP_TOTAL] = count
+            put(groups + group * driver.GROUP_WORDS + driver.GROUP_TOTAL, count)
         for word, place in (
             (driver.JOB_LAUNCHES, launches),
             (driver.JOB_PATCHES, patches),
@@ -166,7 +188,7 @@ class Frame:
         self._status = status
         self._launches = launches
         self._number_of = number_of
-        value_bytes = ctypes.c_char * (parts.values.count * _WORD)
+        value_bytes = ctypes.c_char * ((parts.values.count + len(self.formulas)) * _WORD)
         self.table: Table = value_bytes.from_address(start + values * _WORD)
 
     def launch(self, number: int) -> tuple[int, int]:
@@ -251,7 +273,7 @@ def chunk_units(launch: Launch, threads: int) -> int:
     chunks = threads * _CHUNKS_PER_THREAD
     if launch.flops or launch.bytes:
         chunks = min(chunks, max(1, estimate(launch) // _CHUNK_NANOSECONDS))
-    return max(1, -(-launch.work // chunks))
+    return max(1, -(-hint(launch.work) // chunks))
 
 
 def shared_gain(plan: Plan, threads: int) -> float:
@@ -263,8 +285,9 @@ def shared_gain(plan: Plan, threads: int) -> float:
         return 0.0  # a thread that comes late could not know how often an inner loop ran
     alone = together = 0.0
     for launch, rounds in zip(plan.launches, plan.rounds(), strict=True):
-        if launch.work:
-            chunks = -(-launch.work // chunk_units(launch, threads))
+        work = hint(launch.work)
+        if work:
+            chunks = -(-work // chunk_units(launch, threads))
             alone += estimate(launch) * rounds
             together += estimate(launch) * rounds * -(-chunks // threads) / chunks
     return 1 - together / alone if alone else 0.0
@@ -280,5 +303,5 @@ def estimate_all(plan: Plan) -> int:
 
 def estimate(launch: Launch) -> int:
     """Nanoseconds that a launch may take on one thread."""
-    arithmetic = launch.flops // _FLOPS_PER_NANOSECOND
-    return _LAUNCH_NANOSECONDS + max(arithmetic, launch.bytes // _BYTES_PER_NANOSECOND)
+    arithmetic = hint(launch.flops) // _FLOPS_PER_NANOSECOND
+    return _LAUNCH_NANOSECONDS + max(arithmetic, hint(launch.bytes) // _BYTES_PER_NANOSECOND)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from avalon.runtime.buffer import ALIGNMENT
 from avalon.runtime.plan import Plan
+from avalon.size import Sizes, hint
 from avalon.switches import declare
 
 REUSE_MEMORY = declare("reuse memory", "memory", "temporaries lie where others lay before")
@@ -24,10 +25,13 @@ UPDATE_IN_PLACE = declare("update in place", "memory", "outputs lie where given-
 
 @dataclass(frozen=True)
 class Arena:
-    """Where temporaries lie: buffer number -> offset in bytes, and the size of the whole."""
+    """Where temporaries lie: buffer number -> offset in bytes, and the size of the whole. With
+    sizes that come at run time, `places` says which share a place, for offsets are formulas then.
+    """
 
     offsets: dict[int, int]
     nbytes: int
+    places: dict[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,9 @@ def align(nbytes: int) -> int:
 
 def plan_arena(plan: Plan) -> Arena:
     """Give each temporary a place, first to last launch, in the smallest gap that holds it."""
-    lifetimes = _lifetimes(plan)
-    starting: list[list[int]] = [[] for _ in plan.launches]
-    ending: list[list[int]] = [[] for _ in plan.launches]
-    for buffer, lifetime in lifetimes.items():
-        starting[lifetime.first].append(buffer)
-        ending[lifetime.last].append(buffer)
+    if plan.sizes is not None:
+        return _plan_places(plan, plan.sizes)
+    starting, ending = _starts_and_ends(plan)
     offsets: dict[int, int] = {}
     gaps: list[tuple[int, int]] = []  # (offset, bytes), by offset, never touching each other
     end = 0
@@ -71,6 +72,51 @@ def plan_arena(plan: Plan) -> Arena:
         for buffer in ending[position] if REUSE_MEMORY.on else ():
             _release(gaps, offsets[buffer], align(plan.buffers[buffer].nbytes))
     return Arena(offsets, end)
+
+
+def _plan_places(plan: Plan, sizes: Sizes) -> Arena:
+    """Let temporaries whose lives do not meet share a place, which is as large as the largest of
+    them: that holds whatever the sizes are. Those of equal formulas are put together first.
+    """
+    starting, ending = _starts_and_ends(plan)
+    places: dict[int, int] = {}
+    members: list[dict[int, None]] = []  # the bytes of each place's buffers, each once
+    free: list[int] = []
+    for position in range(len(plan.launches)):
+        for buffer in starting[position]:
+            nbytes = align(plan.buffers[buffer].nbytes)
+            wanted = hint(nbytes)
+            chosen = min(
+                free,
+                key=lambda place: (
+                    nbytes not in members[place],
+                    abs(max(map(hint, members[place])) - wanted),
+                ),
+                default=None,
+            )
+            if chosen is None:
+                chosen = len(members)
+                members.append({})
+            else:
+                free.remove(chosen)
+            members[chosen][nbytes] = None
+            places[buffer] = chosen
+        free.extend(places[buffer] for buffer in ending[position])
+    starts, end = [], 0
+    for one in members:
+        starts.append(end)
+        end = end + sizes.largest(list(one))
+    return Arena({buffer: starts[place] for buffer, place in places.items()}, end, places)
+
+
+def _starts_and_ends(plan: Plan) -> tuple[list[list[int]], list[list[int]]]:
+    """The temporaries whose life begins, and ends, with each launch."""
+    starting: list[list[int]] = [[] for _ in plan.launches]
+    ending: list[list[int]] = [[] for _ in plan.launches]
+    for buffer, lifetime in _lifetimes(plan).items():
+        starting[lifetime.first].append(buffer)
+        ending[lifetime.last].append(buffer)
+    return starting, ending
 
 
 def group_launches(plan: Plan, arena: Arena, donations: Collection[tuple[int, int]]) -> list[int]:
@@ -209,6 +255,9 @@ class _Regions:
         if start is None:
             buffer = self._plan.base(buffer)
             self._buffers.add(self._shared.get(buffer, buffer))
+        elif self._arena.places is not None:
+            place = self._arena.places[buffer]
+            self._ranges.append((place, place + 1))
         else:
             self._ranges.append((start, start + self._plan.buffers[buffer].nbytes))
 
@@ -217,6 +266,9 @@ class _Regions:
         if start is None:
             buffer = self._plan.base(buffer)
             return self._shared.get(buffer, buffer) in self._buffers
+        if self._arena.places is not None:
+            place = self._arena.places[buffer]
+            return (place, place + 1) in self._ranges
         end = start + self._plan.buffers[buffer].nbytes
         return any(first < end and start < stop for first, stop in self._ranges)
 

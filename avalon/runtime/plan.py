@@ -13,6 +13,9 @@ kernel that checks its data (indices, labels) has a `status` argument: the addre
 words, the number of the failed check plus one (0 means none) and the offending value. A failed
 check ends the program at the next barrier, and the launches after it do not run.
 
+A plan may serve many sizes: then `sizes` has the symbols, and what depends on them (bytes, work,
+integers) are formulas, which are evaluated when a call says which sizes it has.
+
 Memory that the runtime made is 64-byte aligned; an input may be foreign and only as aligned as its
 elements. Units of one launch run in any order and at the same time, on several threads.
 """
@@ -20,6 +23,8 @@ elements. Units of one launch run in any order and at the same time, on several 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from avalon.size import Sizes
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,7 @@ class Plan:
     # caller holds the only reference to it
     donations: list[tuple[int, int]] = field(default_factory=list)
     loops: list[LoopSpec] = field(default_factory=list)  # the outer ones first
+    sizes: Sizes | None = None
 
     def base(self, buffer: int) -> int:
         """The buffer whose memory a buffer lies in: itself, but for windows."""

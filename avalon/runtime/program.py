@@ -231,7 +231,7 @@ class Program:
         else:
             source = inputs[number] if kind == "input" else outputs[number]
         assert isinstance(source, Buffer)
-        ctypes.memmove(outputs[position].address, source.address, self.output_bytes[position])
+        ctypes.memmove(outputs[position].address, source.address, outputs[position].nbytes)
 
     def failure(self, frame: Frame, failed: int) -> IndexOutOfRange:
         """The error of the check that failed when `frame` ran."""

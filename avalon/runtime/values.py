@@ -61,8 +61,10 @@ class Values:
         arena: Buffer,
         inputs: Sequence[Buffer | float],
         outputs: Sequence[Buffer],
+        sizes: Sequence[int] | None = None,
     ) -> None:
         """Fill the table where `pack` refuses: numbers beyond their type's range, bfloat16, errors.
+        `sizes`: the bytes of the inputs, where the plan has formulas for them.
 
         Raises:
             ValueError: if the number of inputs is wrong, or a buffer is too small.
@@ -74,7 +76,7 @@ class Values:
                 f"[program] {plan.name} takes {len(plan.inputs)} inputs, got {len(inputs)}"
             )
         words = [arena.address]
-        for position, nbytes in zip(self.buffers, self.sizes, strict=True):
+        for position, nbytes in zip(self.buffers, sizes or self.sizes, strict=True):
             given = inputs[position]
             if not isinstance(given, Buffer):
                 raise TypeError(

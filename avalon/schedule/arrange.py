@@ -31,6 +31,7 @@ from avalon.schedule.loops import (
     Stage,
     Store,
 )
+from avalon.size import few, hint, same
 
 _UNIT = 16384  # elementary operations of a unit, about
 PIECE = 64  # pieces of a loop that is cut are multiples of that
@@ -209,7 +210,7 @@ def _joined(axes: Sequence[Axis], forms: list[Affine]) -> dict[Axis, Axis | None
 def _joins(forms: list[Affine], outer: Axis, inner: Axis, inner_extent: int) -> bool:
     """Whether every form takes a round of `outer` as going on with `inner`."""
     for form in forms:
-        if form.terms.get(outer, 0) != form.terms.get(inner, 0) * inner_extent:
+        if not same(form.terms.get(outer, 0), form.terms.get(inner, 0) * inner_extent):
             return False
     return True
 
@@ -224,8 +225,8 @@ def choose_units(nest: Nest, cost: int = 1, parallel: int = 99) -> Nest:
     everything = parallel == len(axes)
     inner = 1
     for axis in axes:
-        inner *= axis.extent
-    wanted = max(1, _UNIT // max(cost, 1))
+        inner *= hint(axis.extent)
+    wanted = max(1, _UNIT // max(hint(cost), 1))
     if inner <= wanted:
         return nest
     units: list[Axis] = []
@@ -233,8 +234,8 @@ def choose_units(nest: Nest, cost: int = 1, parallel: int = 99) -> Nest:
     if everything and stage.lanes:
         parallel -= 1
     while len(units) < parallel and count < _UNITS and inner > wanted:
-        count *= axes[0].extent
-        inner //= axes[0].extent
+        count *= hint(axes[0].extent)
+        inner //= hint(axes[0].extent)
         units.append(axes.pop(0))
     cut = 0
     if everything and axes and count < _UNITS:
@@ -247,7 +248,8 @@ def choose_units(nest: Nest, cost: int = 1, parallel: int = 99) -> Nest:
 
 def cut_of(extent: int, elements: int, cost: int) -> int:
     """Steps of a piece of a loop over `extent` with `elements` inside; 0 if it stays whole."""
-    wanted = max(1, _UNIT // max(cost, 1))
+    extent, elements = hint(extent), hint(elements)
+    wanted = max(1, _UNIT // max(hint(cost), 1))
     if elements <= 2 * wanted:
         return 0
     per_step = max(1, elements // extent)
@@ -295,7 +297,7 @@ def set_abreast(nest: Nest) -> Nest:
         if not (stage.lanes and stage.axes):
             continue
         if any(_sums_columns(store.value) for store in stage.stores):
-            vectors = stage.axes[-1].extent // _COLUMNS
+            vectors = hint(stage.axes[-1].extent) // _COLUMNS
             stage.abreast = 4 if vectors >= 4 else 2 if vectors >= 2 else 1
     return nest
 
@@ -330,14 +332,14 @@ class _Generic(Mapper):
         return Slot(self.first + len(self.numbers) - 1)
 
     def factor(self, variable: Variable, number: Any) -> Any:
-        if variable in self.lane_axes and -1 <= number <= _SMALL_STRIDE:
+        if variable in self.lane_axes and few(number, _SMALL_STRIDE) and number >= -1:
             return number  # neighbours, also backwards or with gaps, are read as rows
-        if number == 1 and not isinstance(variable, Axis):
+        if few(number, 1) and number == 1 and not isinstance(variable, Axis):
             return 1
         return self.number(number)
 
     def divisor(self, number: Any) -> Any:
-        return number if number <= _SMALL_DIVISOR else self.number(number)
+        return number if few(number, _SMALL_DIVISOR) else self.number(number)
 
 
 def bits_of(value: Any, dtype: DType) -> int | None:

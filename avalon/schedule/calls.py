@@ -48,6 +48,7 @@ from avalon.schedule.pull_values import beats
 from avalon.schedule.split import add_split, splits
 from avalon.schedule.steps import LibraryStep, Operand, Schedule, Step, Temporary, Value
 from avalon.shape import size_of
+from avalon.size import hint
 
 _DEEPEST_VIEW = 16
 _LANES_ACROSS = 8  # rows from which on a running sum takes several at once, though not neighbours
@@ -353,7 +354,7 @@ def _scan_axes(shape: tuple[int, ...], axis: int) -> tuple[list[int], int]:
     how many stand in front of `axis`.
     """
     others = [a for a in range(len(shape)) if a != axis and shape[a] != 1]
-    if others and (others[-1] > axis or shape[others[-1]] >= _LANES_ACROSS):
+    if others and (others[-1] > axis or hint(shape[others[-1]]) >= _LANES_ACROSS):
         return [*others[:-1], axis, others[-1]], len(others) - 1
     return [*others, axis], len(others)
 

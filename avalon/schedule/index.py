@@ -51,7 +51,7 @@ class Axis:
 
     @property
     def high(self) -> int:
-        return int(self.extent) - 1
+        return self.extent - 1
 
     def __repr__(self) -> str:
         return f"i{self.number}"
@@ -104,7 +104,7 @@ class Dynamic:
 
     @property
     def high(self) -> int:
-        return max(int(self.limit), 0)
+        return max(self.limit, 0)
 
     def __hash__(self) -> int:
         return hash((id(self.expression), self.limit))

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from avalon import dtype as dtypes
 from avalon.dtype import DType
 from avalon.shape import size_of
+from avalon.size import later, must_be_long
 
 LANES = 32
 _ONE_BLOCK = 128  # rounds up to which one block is accurate enough
@@ -54,15 +55,18 @@ def order_of(shape: Sequence[int], axes: Sequence[int]) -> Order:
         reduced = axis in axes
         if reduced and previous_reduced:
             groups[-1].append(axis)
-        elif reduced:
-            groups.append([axis])
+        else:
+            if groups:  # an axis of one element would not part them
+                must_be_long(shape[axis])
+            if reduced:
+                groups.append([axis])
         previous_reduced = reduced
     form = "row" if previous_reduced else "column"
     extents = tuple(size_of([shape[axis] for axis in group]) for group in groups)
     rounds = extents[-1] if extents else 1
     if form == "row":
         rounds = -(-rounds // LANES)
-    return Order(form, tuple(map(tuple, groups)), extents, block_of(rounds))
+    return Order(form, tuple(map(tuple, groups)), extents, later(block_of, rounds))
 
 
 def block_of(rounds: int) -> int:

@@ -17,6 +17,7 @@ from avalon.schedule.index import ZERO, Affine, address, constant, divide, resha
 from avalon.schedule.loops import Coordinate, Expression, Extreme, Number, Reduce
 from avalon.schedule.pull import RULES, Coordinates, Guards, Puller, rule, storage
 from avalon.shape import size_of
+from avalon.size import few, hint
 
 # --- reductions ---------------------------------------------------------------------------------
 
@@ -39,7 +40,7 @@ def _reduce(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) 
         value = pull.cast(pull.value(x, tuple(source), guards), wide)
         total = pull.apply(name, Number(identity, wide), value)
         return pull.cast(total, node.dtype)
-    small = len(plan.groups) == 1 and plan.extents[0] <= pull.small
+    small = len(plan.groups) == 1 and few(plan.extents[0], pull.small)
     if small:
         values = []
         for place in range(plan.extents[0]):
@@ -82,9 +83,9 @@ def _extreme(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards)
     def at(place: Affine) -> Expression:
         return pull.value(x, (*coordinates[:axis], place, *coordinates[axis:]), guards)
 
-    if extent > pull.small:
+    if not few(extent, pull.small):
         along = pull.axis(extent)
-        across = size_of(x.shape[axis + 1 :]) == 1 and extent >= _LONG_ROW
+        across = size_of(x.shape[axis + 1 :]) == 1 and hint(extent) >= _LONG_ROW
         return Extreme(largest, along, at(variable(along)), across)
     best: Expression = Number(0, dtypes.int32)
     standing = at(ZERO)
@@ -145,7 +146,7 @@ def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Exp
     def at(place: Affine) -> Expression:
         return pull.value(x, (*coordinates[:axis], place, *coordinates[axis + 1 :]), guards)
 
-    if pull.stored(x) or x.shape[axis] > pull.small:
+    if pull.stored(x) or not few(x.shape[axis], pull.small):
         return at(pull.dynamic(index, x.shape[axis]))
     # Few candidates that must be computed anyway: choose among them.
     chosen = at(ZERO)

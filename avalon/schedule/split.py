@@ -19,6 +19,7 @@ from avalon.schedule.pull import Puller
 from avalon.schedule.pull_values import spread
 from avalon.schedule.steps import Temporary
 from avalon.shape import size_of
+from avalon.size import is_open
 from avalon.switches import declare
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def splits(node: Call) -> bool:
         return False
     (x,) = node.operands
     results = size_of(node.shape)
+    if is_open(size_of(x.shape)):
+        return False  # nobody knows whether it is long
     if not 0 < results <= _FEW or size_of(x.shape) < results * _LONG or x.dtype.is_complex:
         return False
     return _blocks(order.order_of(x.shape, node.parameters["axes"])) > 1

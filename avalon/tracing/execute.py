@@ -1,51 +1,58 @@
-"""From a pending graph to buffers: the cache of programs and the choice of tier.
+"""From what was recorded to buffers: the cache of programs and the choice of tier.
 
 Comes in: what was recorded, what feeds its inputs, and which positions are wanted. Goes out: one
 buffer for each of those. Guaranteed: a structure that comes back runs the program that was built
 for it, and builds no graph; which values are alive is not part of the key: a program that puts
 out a superset of what is wanted serves, and a new one puts out the union, so a structure is built
-at most a few times.
+at most a few times. Structures that differ in sizes only are a family: its second size is built
+with symbols for what differs, and serves the sizes that come after it.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from avalon.compiler import compile_graph
-from avalon.graph.graph import Graph
-from avalon.graph.node import Call, Constant, Input, Node
 from avalon.runtime.buffer import Buffer
 from avalon.settings import settings
 from avalon.switches import off
+from avalon.tracing.families import BoundProgram, Column, NoSymbols, Template
+from avalon.tracing.parts import restrict
+from avalon.tracing.patterns import outline
 from avalon.tracing.recorded import Recorded
 
-_CAPACITY = 512
+# Structures are remembered by what they weigh: a key's entries, and the launches of its programs.
+_CAPACITY = 400_000
+_ENTRIES_PER_LAUNCH = 20
+_FAMILIES = 512
+_TEMPLATES = 8  # of a family and tier; then each size is built by itself
+_HOT_SIZES = 4  # sizes that a family without a template builds hot; the others stay cold
 _spent = [0.0]  # seconds in which programs were built
+_builds: Counter[str] = Counter()  # programs built, by tier
+
+Build = tuple[Any, ...]
 
 
 class _Program:
-    """One build: which nodes it puts out, which of the recorded inputs it reads, why it was
+    """Which positions a program puts out, which of the recorded inputs it reads, why it was
     made.
     """
 
     def __init__(
-        self, recorded: Recorded, positions: Sequence[int], tier: str, reason: str
-    ) -> None:
-        graph, nodes = recorded.build()
-        last = graph.nodes[-1].source
-        self.where = f"up to {last[0]}:{last[1]}" if last else "of the library's own"
+        self, runnable: Any, inputs: Sequence[int], outputs: dict[int, int], build: Build,
+        reason: str, where: str, seconds: float,
+    ) -> None:  # fmt: skip
+        self.runnable = runnable
+        self.inputs = inputs
+        self.outputs = outputs
+        self.build = build
+        self.tier: str = build[0]
         self.reason = reason
-        self.outputs = {position: place for place, position in enumerate(positions)}
-        self.tier = tier
-        self.build = (tier, settings.target, off())
-        self.inputs = restrict(graph, [nodes[position] for position in positions])
-        start = time.perf_counter()
-        self.runnable = compile_graph(graph, tier)
-        self.seconds = time.perf_counter() - start
-        _spent[0] += self.seconds
+        self.where = where
+        self.seconds = seconds
 
     def run(
         self, feeds: list[Any], wanted: Sequence[int], donated: Collection[int]
@@ -55,37 +62,136 @@ class _Program:
         made = self.runnable.run(given, free)
         return [made[self.outputs[position]] for position in wanted]
 
+    def puts_out(self, wanted: Iterable[int]) -> bool:
+        return all(position in self.outputs for position in wanted)
+
+
+class _Family:
+    """Structures of one outline.
+
+    Attributes:
+        built: for each kind of build, a column for which a program of its own was built.
+        templates: by kind of build, the programs with symbols and what to say about them.
+        hot_sizes: how many sizes were built hot by themselves.
+    """
+
+    def __init__(self) -> None:
+        self.built: dict[Build, Column] = {}
+        self.templates: dict[Build, list[tuple[Template, tuple[str, float]]]] = {}
+        self.hot_sizes = 0
+        self._tried: Counter[Build] = Counter()
+
+    def find(self, column: Column, build: Build, wanted: Sequence[int]) -> _Program | None:
+        """A program with symbols that exists and serves a column."""
+        for template, origin in reversed(self.templates.get(build, ())):
+            symbols = template.symbols_for(column)
+            if symbols is not None and all(position in template.outputs for position in wanted):
+                bound = template.bind(column, symbols)
+                reason = "sizes that differ are symbols"
+                return _Program(bound, template.inputs, template.outputs, build, reason, *origin)
+        return None
+
+    def generalize(
+        self, recorded: Recorded, column: Column, build: Build, wanted: Sequence[int]
+    ) -> _Program | None:
+        """Build a program with symbols for what differs between a column and the one that was built
+        before; None if there was none, or nothing comes of it.
+        """
+        earlier = self.built.get(build)
+        if earlier is None or earlier == column or build[0] != "cold":
+            return None
+        if self._tried[build] >= _TEMPLATES:
+            return None
+        self._tried[build] += 1
+        known = self.templates.setdefault(build, [])
+        positions = set(wanted).union(*[template.outputs for template, _ in known])
+        start = time.perf_counter()
+        try:
+            made = Template(recorded, column, earlier, build[0], sorted(positions))
+        except NoSymbols:
+            return None
+        known.append((made, (_where(recorded), _count(build, start))))
+        return self.find(column, build, wanted)
+
 
 class _Structure:
     """What is known of one recorded structure: how often it was seen and the programs for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: _Family, column: Column, entries: int) -> None:
         self.seen = 0
         self.programs: list[_Program] = []
+        self.weight = entries
+        self._family = family
+        self._column = column
 
     def serve(self, recorded: Recorded, wanted: Sequence[int], tier: str | None) -> _Program:
         self.seen += 1
+        around = (settings.target, off())
         reason = "a compiled step, grad or fit"
         if settings.tier != "auto":
             tier, reason = settings.tier, "settings.tier"
         elif tier is None:
-            tier = "cold" if self.seen == 1 else "hot"
-            reason = "first sight" if self.seen == 1 else "came back"
-        build = (tier, settings.target, off())
+            tier, reason = self._tier(around, wanted)
+        build = (tier, *around)
         for program in self.programs:
-            if program.build == build and all(position in program.outputs for position in wanted):
+            if program.build == build and program.puts_out(wanted):
                 return program
-        earlier = {position for program in self.programs for position in program.outputs}
-        union = sorted(earlier.union(wanted))
-        if any(program.build == build for program in self.programs):
-            reason = f"{len(union) - len(earlier)} more of its values were held"
+        made = self._family.find(self._column, build, wanted) or self._family.generalize(
+            recorded, self._column, build, wanted
+        )
+        if made is None:
+            made = self._build(recorded, build, wanted, reason)
         self.programs = [program for program in self.programs if program.build != build]
-        made = _Program(recorded, union, tier, reason)
         self.programs.append(made)
         return made
 
+    def _tier(self, around: Build, wanted: Sequence[int]) -> tuple[str, str]:
+        """The tier of work that nobody asked to compile: hot if it came back, or costs no build."""
+        if self.seen == 1:
+            known = self._family.find(self._column, ("hot", *around), wanted)
+            return ("hot" if known else "cold"), "first sight"
+        if self._family.hot_sizes >= _HOT_SIZES and not any(p.tier == "hot" for p in self.programs):
+            known = self._family.find(self._column, ("hot", *around), wanted)
+            return ("hot" if known else "cold"), "too many sizes"
+        return "hot", "came back"
+
+    def _build(
+        self, recorded: Recorded, build: Build, wanted: Sequence[int], reason: str
+    ) -> _Program:
+        """A program for just this structure."""
+        earlier = {position for program in self.programs for position in program.outputs}
+        positions = sorted(earlier.union(wanted))
+        if any(program.build == build for program in self.programs):
+            reason = f"{len(positions) - len(earlier)} more of its values were held"
+        elif build[0] == "hot":
+            self._family.hot_sizes += 1
+        self._family.built[build] = self._column
+        graph, nodes = recorded.build()
+        inputs = restrict(graph, [nodes[position] for position in positions])
+        start = time.perf_counter()
+        runnable = compile_graph(graph, build[0])
+        seconds = _count(build, start)
+        outputs = {position: place for place, position in enumerate(positions)}
+        self.weight += _ENTRIES_PER_LAUNCH * len(runnable.plan.launches)
+        return _Program(runnable, inputs, outputs, build, reason, _where(recorded), seconds)
+
+
+def _count(build: Build, start: float) -> float:
+    """Note a build that began at `start`; the seconds that it took."""
+    seconds = time.perf_counter() - start
+    _spent[0] += seconds
+    _builds[build[0]] += 1
+    return seconds
+
+
+def _where(recorded: Recorded) -> str:
+    last = recorded.last_source()
+    return f"up to {last[0]}:{last[1]}" if last else "of the library's own"
+
 
 _structures: OrderedDict[Any, _Structure] = OrderedDict()
+_families: OrderedDict[Any, _Family] = OrderedDict()
+_weight = [0]  # of all structures
 
 
 def run(
@@ -103,80 +209,73 @@ def program_for(recorded: Recorded, wanted: Sequence[int], tier: str | None = No
     """The program that puts out at least `wanted`, built if need be. Without a `tier`, a structure
     gets the cold one at first sight and the hot one from the second.
     """
-    return _structure_of(recorded.key).serve(recorded, wanted, tier)
+    structure = _structure_of(recorded)
+    before = structure.weight
+    found = structure.serve(recorded, wanted, tier)
+    if structure.weight != before:
+        _weigh(structure.weight - before)
+    return found
 
 
-def _structure_of(key: list[Any]) -> _Structure:
-    whole = tuple(key)
+def _structure_of(recorded: Recorded) -> _Structure:
+    whole = tuple(recorded.key)
     found = _structures.get(whole)
     if found is None:
-        found = _structures[whole] = _Structure()
-        while len(_structures) > _CAPACITY:
-            _structures.popitem(last=False)
+        shape, column = outline(recorded)
+        family = _families.get(shape)
+        if family is None:
+            family = _families[shape] = _Family()
+            if len(_families) > _FAMILIES:
+                _families.popitem(last=False)
+        else:
+            _families.move_to_end(shape)
+        found = _structures[whole] = _Structure(family, column, len(whole))
+        _weigh(found.weight)
     else:
         _structures.move_to_end(whole)
     return found
 
 
-def restrict(graph: Graph, outputs: Sequence[Node]) -> list[int]:
-    """Drop what `outputs` do not need; which inputs are left, by their old places."""
-    graph.outputs = list(outputs)
-    needed = _needed(graph.outputs)
-    kept = [place for place, node in enumerate(graph.inputs) if node in needed]
-    graph.keep_only(needed)
-    return kept
-
-
-def _needed(wanted: Sequence[Node]) -> set[Node]:
-    """The nodes that some nodes are computed from, themselves included."""
-    needed: set[Node] = set()
-    waiting = list(wanted)
-    while waiting:
-        node = waiting.pop()
-        if node not in needed:
-            needed.add(node)
-            if isinstance(node, Call):
-                waiting.extend(node.operands)
-    return needed
-
-
-def run_nodes(nodes: Sequence[Node], wanted: Sequence[Node], feeds: list[Any]) -> list[Buffer]:
-    """Compute some of a recorded graph's nodes, apart from the rest and from all programs."""
-    if not wanted:
-        return []
-    needed = _needed(wanted)
-    graph = Graph("part")
-    copies: dict[Node, Node] = {}
-    given: list[Any] = []
-    inputs = iter(feeds)
-    for node in nodes:
-        feed = next(inputs) if isinstance(node, Input) else None
-        if node not in needed:
-            continue
-        graph.note, graph.source = node.note, node.source
-        if isinstance(node, Input):
-            copies[node] = graph.input(node.shape, node.dtype, node.name, node.scalar)
-            given.append(feed)
-        elif isinstance(node, Constant):
-            copies[node] = graph.constant(node.value, node.shape, node.dtype)
-        elif isinstance(node, Call):
-            operands = [copies[operand] for operand in node.operands]
-            copies[node] = graph.call(node.primitive, operands, node.parameters)
-    graph.outputs = [copies[node] for node in wanted]
-    return list(compile_graph(graph, "cold").run(given))
+def _weigh(more: int) -> None:
+    """Count what was added, and forget the structures that were not seen for the longest time."""
+    _weight[0] += more
+    while _weight[0] > _CAPACITY and len(_structures) > 1:
+        _, oldest = _structures.popitem(last=False)
+        _weight[0] -= oldest.weight
 
 
 def report() -> list[str]:
     """One line for each program: its tier and reason, how often its structure was seen, its
     cost.
     """
-    return [
+    lines = []
+    sized: Counter[int] = Counter()
+    for structure in _structures.values():
+        for program in structure.programs:
+            if isinstance(program.runnable, BoundProgram):
+                sized[id(program.runnable.sized)] += structure.seen
+            else:
+                lines.append(_line(program, f"seen {structure.seen} times"))
+    for family in _families.values():
+        for build, templates in family.templates.items():
+            for template, (where, seconds) in templates:
+                program = _Program(
+                    template.program, (), {}, build, "sizes that differ are symbols", where, seconds
+                )
+                lines.append(_line(program, f"seen {sized[id(template.program)]} times"))
+    return lines
+
+
+def _line(program: _Program, seen: str) -> str:
+    return (
         f"{program.tier}: {program.reason}; {len(program.runnable.plan.launches)} launches "
-        f"{program.where}; seen {structure.seen} times; "
-        f"built in {1e3 * program.seconds:.0f} ms"
-        for structure in _structures.values()
-        for program in structure.programs
-    ]
+        f"{program.where}; {seen}; built in {1e3 * program.seconds:.0f} ms"
+    )
+
+
+def builds() -> dict[str, int]:
+    """How many programs were built in this process, by tier."""
+    return dict(_builds)
 
 
 def build_seconds() -> float:
@@ -187,3 +286,5 @@ def build_seconds() -> float:
 def clear() -> None:
     """Forget all programs."""
     _structures.clear()
+    _families.clear()
+    _weight[0] = 0

@@ -44,10 +44,12 @@ class Operation:
         scalar: for an input, whether it is a number; None for everything else.
         calls, nbytes: how many calls of primitives, and how much memory their results would take.
         backwards: its gradients, by the operands that need one.
+        pattern: see `patterns`.
     """
 
     __slots__ = (
-        "backwards", "calls", "inputs", "name", "nbytes", "outputs", "results", "scalar", "steps",
+        "backwards", "calls", "inputs", "name", "nbytes", "outputs", "pattern", "results", "scalar",
+        "steps",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +79,7 @@ class Operation:
             if step.primitive is not None and step.primitive.kind is not Movement
         )
         self.backwards: dict[tuple[bool, ...], Any] = {}
+        self.pattern: Any = None
 
     def __repr__(self) -> str:
         return f"<operation {self.name or 'input'}: {len(self.steps)} steps>"

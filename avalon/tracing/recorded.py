@@ -82,6 +82,10 @@ class Recorded:
             count += len(operation.results)
         return list(inputs.values())
 
+    def last_source(self) -> Source:
+        """The line of the last entry."""
+        return source_of(self.lines[-1][0]) if self.lines else None
+
     def source_at(self, index: int) -> Source:
         """The line of the entry that the key's element `index` belongs to."""
         start = 0

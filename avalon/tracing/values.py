@@ -35,6 +35,7 @@ from avalon.shape import Shape
 from avalon.tracing import execute
 from avalon.tracing.modes import modes
 from avalon.tracing.operation import Operation, call_of, constant_of, input_of
+from avalon.tracing.parts import run_nodes
 from avalon.tracing.recorded import Line, Recorded, user_line as user_line, user_place
 
 Number = bool | int | float
@@ -347,7 +348,7 @@ def _commit_healthy(pending: Pending, failure: IndexOutOfRange) -> None:
     for check in checks:
         if spoiled.isdisjoint(check.operands):
             try:
-                execute.run_nodes(nodes, [check], pending.feeds)
+                run_nodes(nodes, [check], pending.feeds)
                 continue
             except IndexOutOfRange:
                 pass
@@ -358,7 +359,7 @@ def _commit_healthy(pending: Pending, failure: IndexOutOfRange) -> None:
     wanted = [(value, placed[value.position]) for value in pending.live]
     healthy = [(value, node) for value, node in wanted if node not in spoiled]
     try:
-        buffers = execute.run_nodes(nodes, [node for _, node in healthy], pending.feeds)
+        buffers = run_nodes(nodes, [node for _, node in healthy], pending.feeds)
         _commit([value for value, _ in healthy], buffers)
     finally:
         left = [value for value in pending.live if value.buffer is None]

@@ -1,0 +1,124 @@
+"""A program for many sizes: the numbers that depend on them are worked out at each call.
+
+Comes in: a `Plan` whose bytes, work and integers are formulas over symbols; at each call the
+symbols' values, buffers and numbers. Goes out: fresh buffers with the results. Guaranteed: the bits
+of the program that is compiled for those sizes alone; values that the plan's conditions exclude are
+told apart by `serves`, before anything runs.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from time import perf_counter_ns
+
+from avalon.runtime import library, threads
+from avalon.runtime.buffer import Buffer
+from avalon.runtime.frame import Frame
+from avalon.runtime.plan import Plan
+from avalon.runtime.program import Program
+from avalon.settings import settings
+from avalon.size import Known, hint
+
+_REMEMBERED = 64  # calls' sizes whose numbers are kept
+
+Symbols = tuple[int, ...]
+
+
+class SizedProgram(Program):
+    """A loaded plan with symbols. `serves` tells whether values of the symbols are possible."""
+
+    serves: Callable[..., bool]
+
+    def __init__(
+        self,
+        plan: Plan,
+        machine: library.Machine | None = None,
+        started: float | None = None,
+    ) -> None:
+        super().__init__(plan, machine, started)
+        assert plan.sizes is not None
+        self._sizes = plan.sizes
+        self._input_bytes: list[Known] = list(self._values.sizes)
+        self._load: Known = sum(launch.flops + 5 * launch.bytes + 4000 for launch in plan.launches)
+        self._evaluators: dict[int, Callable[..., Symbols]] = {}
+        self._evaluated: OrderedDict[tuple[int, Symbols], Symbols] = OrderedDict()
+        self._time_per_load = self._nanoseconds / max(hint(self._load), 1)
+        self.serves = plan.sizes.condition()
+
+    def run_sized(
+        self,
+        symbols: Symbols,
+        inputs: Sequence[Buffer | float],
+        donated: Collection[int] = (),
+    ) -> list[Buffer]:
+        """As `Program.run`, for sizes that it serves."""
+        values = self._values
+        try:
+            frame = self._frames.pop()
+        except IndexError:
+            frame = self._new_frame()
+        if frame.threads != settings.threads or frame.flush is not settings.flush_denormals:
+            frame = self._new_frame()
+        evaluated = self._evaluated.get((frame.threads, symbols))
+        if evaluated is None:
+            evaluated = self._evaluate(frame, symbols)
+        first, last = (
+            2 + len(self._input_bytes),
+            2 + len(self._input_bytes) + len(self._output_bytes),
+        )
+        outputs = [Buffer(nbytes) for nbytes in evaluated[first:last]]
+        arena = Buffer(evaluated[0])
+        try:
+            held = [inputs[i] for i in values.buffers] if values.scalars else inputs
+            addresses = [buffer.address for buffer in held]  # type: ignore[union-attr]
+            if (*[buffer.nbytes for buffer in held],) != evaluated[2:first]:  # type: ignore[union-attr]
+                raise TypeError
+            if donated and self._donations and len(set(addresses)) == len(addresses):
+                for output, position in self._donations:
+                    given = inputs[position]
+                    if position in donated and isinstance(given, Buffer) and not given.pinned:
+                        outputs[output] = given
+            values.pack(
+                frame.table, 0, arena.address, *addresses, *[inputs[i] for i in values.scalars],
+                *[buffer.address for buffer in outputs],
+            )  # fmt: skip
+        except (struct.error, OverflowError, AttributeError, IndexError, TypeError):
+            outputs = [Buffer(nbytes) for nbytes in evaluated[first:last]]
+            values.write_carefully(frame.table, arena, inputs, outputs, evaluated[2:first])
+        words = evaluated[last:]
+        struct.pack_into(f"<{len(words)}q", frame.table, 8 * values.count, *words)
+        self._call(frame, evaluated[1])
+        self._frames.append(frame)
+        for position, origin in self._copies:
+            self._copy(position, origin, inputs, outputs)
+        return outputs
+
+    def _call(self, frame: Frame, load: int) -> None:
+        """Run the frame, alone or shared, by how long calls took for what they had to do."""
+        cost = int(self._time_per_load * load)
+        started = perf_counter_ns()
+        if cost * frame.gain < threads.WORTHWHILE_NANOSECONDS:
+            failed = self._driver.run_alone[cost > threads.RELEASE_NANOSECONDS](frame.address)
+            elapsed: float = perf_counter_ns() - started
+        else:
+            failed, gain = self._run_shared(frame, cost)
+            elapsed = (perf_counter_ns() - started) / (1 - gain)
+        rate = elapsed / load
+        # A call that was interrupted counts little, a faster one at once.
+        self._time_per_load = min(rate, 1.25 * self._time_per_load)
+        if failed:
+            raise self._failure(frame, failed)
+
+    def _evaluate(self, frame: Frame, symbols: Symbols) -> Symbols:
+        """Bytes of the arena, load, bytes of the inputs and outputs, and the words of the table."""
+        evaluator = self._evaluators.get(frame.threads)
+        if evaluator is None:
+            wanted = [frame.arena_bytes, self._load, *self._input_bytes, *self._output_bytes]
+            evaluator = self._sizes.function([*wanted, *frame.formulas])
+            self._evaluators[frame.threads] = evaluator
+        found = self._evaluated[frame.threads, symbols] = evaluator(*symbols)
+        if len(self._evaluated) > _REMEMBERED:
+            self._evaluated.popitem(last=False)
+        return found

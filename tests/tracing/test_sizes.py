@@ -1,0 +1,150 @@
+"""Batches of many sizes: few builds, and the bits of programs built for one size."""
+
+import numpy as np
+import pytest
+
+import avalon as av
+import avalon.nn.functional as F
+from avalon import nn
+from avalon.settings import settings
+from avalon.tracing import execute
+
+
+def forget():
+    execute.clear()
+    execute._builds.clear()
+
+
+@pytest.fixture(autouse=True)
+def start_anew():
+    forget()
+
+
+class Perceptron(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(36, 20), nn.Linear(20, 5)
+
+    def forward(self, x):
+        return F.log_softmax(self.second(F.relu(self.first(x.reshape(-1, 36)))), dim=1)
+
+
+class Convolutions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3), nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.first(x)), 2)
+        return F.log_softmax(self.second(x.reshape(-1, 16)), dim=1)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix, self.out = nn.Linear(6, 24), nn.Linear(8, 5)
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x):
+        batch = x.shape[0]
+        parts = self.mix(x.reshape(batch, 6, 6)).split(8, dim=2)
+        q, k, v = [part.reshape(batch, 6, 2, 4).transpose(1, 2) for part in parts]
+        x = F.softmax(q @ k.transpose(-2, -1) * 0.5, dim=-1) @ v
+        x = self.norm(x.transpose(1, 2).reshape(batch, 6, 8))
+        return F.log_softmax(self.out(x.mean(dim=1)), dim=1)
+
+
+def train(make, sizes, tier="auto", compiled=False):
+    """A loss for each size, the parameters after all, and the builds up to each step."""
+    av.random.manual_seed(1)
+    net = make()
+    optimizer = av.optim.Adam(net.parameters(), lr=1e-2)
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((100, 1, 6, 6)).astype("float32")
+    labels = rng.integers(0, 5, 100)
+
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = F.nll_loss(net(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    run = av.compile(step) if compiled else step
+    standing, settings.tier = settings.tier, tier
+    losses, builds = [], []
+    try:
+        for n in sizes:
+            losses.append(run(av.tensor(images[:n]), av.tensor(labels[:n])).item())
+            builds.append(execute.builds())
+    finally:
+        settings.tier = standing
+    bits = [parameter.detach().numpy().tobytes() for parameter in net.parameters()]
+    return losses, bits, builds
+
+
+@pytest.mark.parametrize("make", [Perceptron, Convolutions, Attention])
+def test_sizes_that_never_come_back_are_served_by_one_cold_program(make):
+    sizes = [60, 7, 1, 33, 100, 2, 16, 17, 50]
+    *expected, _ = train(make, sizes, tier="plain")
+    forget()
+    *found, builds = train(make, sizes)
+    assert found == expected
+    # The first step makes the optimizer's state, the second and the third differ in sizes only.
+    assert builds[2] == builds[-1]
+    assert "hot" not in builds[-1]
+
+
+def test_slices_counters_and_scalars_build_nothing():
+    array = np.arange(40, dtype="float32").reshape(10, 4)
+    x = av.tensor(array)
+    for _ in range(2):
+        (x[0:3] * 0.5 + 1.0).sum().item()
+    before = execute.builds()
+    for start in range(1, 7):
+        expected = float((array[start : start + 3] * (0.5 * start) + start).sum())
+        found = (x[start : start + 3] * (0.5 * start) + float(start)).sum().item()
+        assert found == expected
+    assert execute.builds() == before
+
+
+def test_two_extents_that_vary_are_two_symbols():
+    def product(rows, columns):
+        a = av.arange(rows * 3, dtype=av.float32).reshape(rows, 3)
+        b = av.arange(3 * columns, dtype=av.float32).reshape(3, columns)
+        return (F.relu(a @ b - 10.0) + 1.0).sum(dim=1)
+
+    def expected(rows, columns):
+        a = np.arange(rows * 3, dtype="float32").reshape(rows, 3)
+        b = np.arange(3 * columns, dtype="float32").reshape(3, columns)
+        return (np.maximum(a @ b - 10, 0) + 1).sum(axis=1)
+
+    for rows, columns in [(4, 5), (7, 21), (3, 9), (12, 12), (2, 40)]:
+        assert np.allclose(product(rows, columns).numpy(), expected(rows, columns))
+    assert execute.builds()["cold"] == 2
+
+
+def test_equal_extents_that_part_are_not_served_by_one_symbol():
+    def outer(rows, columns):
+        return (av.ones(rows, 1) * av.ones(1, columns) * 2).sum(dim=0)
+
+    for rows, columns in [(4, 4), (6, 6), (7, 7), (3, 5), (9, 2)]:
+        assert outer(rows, columns).tolist() == [2.0 * rows] * columns
+
+
+def test_a_failed_check_in_a_program_for_many_sizes_names_the_value():
+    table = av.tensor(np.eye(4, dtype="float32"))
+    for count in (3, 5, 6):
+        assert F.embedding(av.arange(count) % 4, table).sum().item() == count
+    with pytest.raises(IndexError, match="9"):
+        (F.embedding(av.arange(7) + 3, table)).sum().item()
+    assert F.embedding(av.arange(9) % 4, table).sum().item() == 9
+
+
+def test_programs_of_sizes_that_never_come_back_are_forgotten(monkeypatch):
+    monkeypatch.setattr(execute, "_CAPACITY", 500)
+    for count in range(2, 60):
+        (av.ones(count) * 3 + 1).sum().item()
+    assert execute._weight[0] <= 500
+    assert len(execute._structures) < 40
+    assert execute._weight[0] == sum(s.weight for s in execute._structures.values())
