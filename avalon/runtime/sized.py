@@ -11,9 +11,8 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from time import perf_counter_ns
 
-from avalon.runtime import library, threads
+from avalon.runtime import library
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.frame import Frame
 from avalon.runtime.plan import Plan
@@ -40,11 +39,11 @@ class SizedProgram(Program):
         super().__init__(plan, machine, started)
         assert plan.sizes is not None
         self._sizes = plan.sizes
-        self._input_bytes: list[Known] = list(self._values.sizes)
+        self._input_bytes: list[Known] = list(self.values.sizes)
         self._load: Known = sum(launch.flops + 5 * launch.bytes + 4000 for launch in plan.launches)
         self._evaluators: dict[int, Callable[..., Symbols]] = {}
         self._evaluated: OrderedDict[tuple[int, Symbols], Symbols] = OrderedDict()
-        self._time_per_load = self._nanoseconds / max(hint(self._load), 1)
+        self._latest_load: int = max(hint(self._load), 1)
         self.serves = plan.sizes.condition()
 
     def run_sized(
@@ -54,19 +53,19 @@ class SizedProgram(Program):
         donated: Collection[int] = (),
     ) -> list[Buffer]:
         """As `Program.run`, for sizes that it serves."""
-        values = self._values
+        values = self.values
         try:
             frame = self._frames.pop()
         except IndexError:
-            frame = self._new_frame()
+            frame = self.new_frame()
         if frame.threads != settings.threads or frame.flush is not settings.flush_denormals:
-            frame = self._new_frame()
+            frame = self.new_frame()
         evaluated = self._evaluated.get((frame.threads, symbols))
         if evaluated is None:
             evaluated = self._evaluate(frame, symbols)
         first, last = (
             2 + len(self._input_bytes),
-            2 + len(self._input_bytes) + len(self._output_bytes),
+            2 + len(self._input_bytes) + len(self.output_bytes),
         )
         outputs = [Buffer(nbytes) for nbytes in evaluated[first:last]]
         arena = Buffer(evaluated[0])
@@ -75,8 +74,8 @@ class SizedProgram(Program):
             addresses = [buffer.address for buffer in held]  # type: ignore[union-attr]
             if (*[buffer.nbytes for buffer in held],) != evaluated[2:first]:  # type: ignore[union-attr]
                 raise TypeError
-            if donated and self._donations and len(set(addresses)) == len(addresses):
-                for output, position in self._donations:
+            if donated and self.donations and len(set(addresses)) == len(addresses):
+                for output, position in self.donations:
                     given = inputs[position]
                     if position in donated and isinstance(given, Buffer) and not given.pinned:
                         outputs[output] = given
@@ -89,33 +88,27 @@ class SizedProgram(Program):
             values.write_carefully(frame.table, arena, inputs, outputs, evaluated[2:first])
         words = evaluated[last:]
         struct.pack_into(f"<{len(words)}q", frame.table, 8 * values.count, *words)
-        self._call(frame, evaluated[1])
+        self._expect(evaluated[1])
+        failed = self.launch(frame)
+        if failed:
+            raise self.failure(frame, failed)
         self._frames.append(frame)
-        for position, origin in self._copies:
+        for position, origin in self.copies:
             self._copy(position, origin, inputs, outputs)
         return outputs
 
-    def _call(self, frame: Frame, load: int) -> None:
-        """Run the frame, alone or shared, by how long calls took for what they had to do."""
-        cost = int(self._time_per_load * load)
-        started = perf_counter_ns()
-        if cost * frame.gain < threads.WORTHWHILE_NANOSECONDS:
-            failed = self._driver.run_alone[cost > threads.RELEASE_NANOSECONDS](frame.address)
-            elapsed: float = perf_counter_ns() - started
-        else:
-            failed, gain = self._run_shared(frame, cost)
-            elapsed = (perf_counter_ns() - started) / (1 - gain)
-        rate = elapsed / load
-        # A call that was interrupted counts little, a faster one at once.
-        self._time_per_load = min(rate, 1.25 * self._time_per_load)
-        if failed:
-            raise self._failure(frame, failed)
+    def _expect(self, load: int) -> None:
+        """Scale the times of the calls before to what this one has to do."""
+        factor = load / self._latest_load
+        self._latest_load = load
+        self._nanoseconds = int(self._nanoseconds * factor)
+        self._before = int(self._before * factor)
 
     def _evaluate(self, frame: Frame, symbols: Symbols) -> Symbols:
         """Bytes of the arena, load, bytes of the inputs and outputs, and the words of the table."""
         evaluator = self._evaluators.get(frame.threads)
         if evaluator is None:
-            wanted = [frame.arena_bytes, self._load, *self._input_bytes, *self._output_bytes]
+            wanted = [frame.arena_bytes, self._load, *self._input_bytes, *self.output_bytes]
             evaluator = self._sizes.function([*wanted, *frame.formulas])
             self._evaluators[frame.threads] = evaluator
         found = self._evaluated[frame.threads, symbols] = evaluator(*symbols)

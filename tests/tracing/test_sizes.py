@@ -136,7 +136,7 @@ def test_a_failed_check_in_a_program_for_many_sizes_names_the_value():
     table = av.tensor(np.eye(4, dtype="float32"))
     for count in (3, 5, 6):
         assert F.embedding(av.arange(count) % 4, table).sum().item() == count
-    with pytest.raises(IndexError, match="9"):
+    with pytest.raises(IndexError, match="index 4 is out of range"):
         (F.embedding(av.arange(7) + 3, table)).sum().item()
     assert F.embedding(av.arange(9) % 4, table).sum().item() == 9
 
