@@ -36,6 +36,9 @@ _NEAR = 32 << 10  # bytes of sums that stay in the first cache
 _COPIED = 256 << 10  # bytes of x that a unit copies, likewise
 _MOST_BOXES = 6  # sizes of units that are tried for a tile
 _RESIDENT = 576 << 10  # bytes of packed lanes that may stay in the second cache
+_LINE = 64  # bytes that come from memory together
+_FAR = 12 << 20  # bytes of an operand that come from memory, not from a cache
+_ACROSS = 4.0  # cycles to fetch a vector from there that lies in two lines, by the way
 _PAGE = 4096  # rows that lie a multiple of it apart share their places in the first cache
 
 
@@ -249,6 +252,9 @@ class _Model:
         else:
             # Long strides cost more than the loads that the tile's own count holds.
             cost += vectors * 0.5 * max(0, ceil(rows / schedule.rows) - 1)
+            pitch = self._strides(x_in_lanes)[1] * self.size
+            if pitch % _LINE and self.groups * self.summed * lanes * self.size > _FAR:
+                cost += vectors * _ACROSS
         if schedule.pack_rows:
             vectors = self.summed * ceil(rows / schedule.rows) * ceil(schedule.rows / self.width)
             cost += vectors * self.packing(not x_in_lanes) * lane_groups
