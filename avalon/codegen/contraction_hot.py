@@ -278,14 +278,15 @@ class HotKernel:
         lanes_left = emit.subtract(lanes.valid, column)
         parts = lanes.operand.parts
         is_exact = parts % lanes.width == 0 and lanes.unit % lanes.width == 0
+        new = lanes.new if isinstance(lanes, DirectSide) else None
         nothing = emit.constant(0, self.held, self.width)
         for row, vectors in enumerate(found):
             # A packed tile may hold rows past the last, which belong to nobody.
             present = side.has_row(kept, row)
             for number, value in enumerate(vectors):
                 at = number * self.width
-                mask = None
-                if not is_exact:
+                mask = new[number] if new else None
+                if new is None and not is_exact:
                     mask = emit.mask_below(emit.subtract(lanes_left, at), self.width)
                 value = emit.cast(emit.add(nothing, value), self.stored)
                 where = emit.add(place, row * row_stride + at)

@@ -132,11 +132,6 @@ class AxisSide:
         place = emit.add(emit.multiply(group, operand.group_stride), operand.offset)
         self.place = emit.add(place, emit.multiply(first, operand.strides[0]))
 
-    def reaches(self, count: int) -> bool:
-        """Whether every unit has at least so many parts."""
-        parts, rest = self.operand.parts, self.operand.parts % self.unit
-        return min(parts, self.unit) >= count and (rest == 0 or parts < self.unit or rest >= count)
-
     def at_block(self, block: Block) -> Value:
         """Where the block's first element of the unit's first part is."""
         emit, place = self.emit, self.place
@@ -164,9 +159,10 @@ class DirectSide(AxisSide):
     @property
     def starts_early(self) -> bool:
         """Whether the last tile of lanes starts early enough to end with the parts; it has some
-        lanes of the tile before it once more.
+        lanes of the tile before it once more, maybe of another unit.
         """
-        return self.is_lanes and self.turns and not self.is_exact and self.reaches(self.width)
+        turns = self.is_lanes and self.turns and not self.is_exact
+        return turns and self.operand.parts >= self.width
 
     def begin_block(self, block: Block) -> None:
         """Turn to a block of the sum."""
@@ -322,9 +318,9 @@ class PackedSide(AxisSide):
             vector = nest.enter_context(emit.loop(0, self.stored, lanes)).index
             first, stride = emit.add(start, vector), self.operand.strides[0]
             late, mask = emit.constant(0, dtypes.int64), None
-            if not is_whole and self.reaches(lanes):
-                # The last parts are read early enough to end with the operand; those that stand in
-                # front of where they belong are not stored.
+            if not is_whole and self.operand.parts >= lanes:
+                # The last parts are read early enough to end with the unit; those that stand in
+                # front of where they belong, maybe in another unit, are not stored.
                 wanted, last = first, emit.subtract(self.valid, lanes)
                 first = emit.minimum(wanted, last)
                 late = emit.subtract(wanted, first)

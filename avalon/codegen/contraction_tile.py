@@ -159,13 +159,14 @@ def add_into(
     for part, vectors in zip(parts, found, strict=True):
         for column, vector in enumerate(vectors):
             place = emit.add(emit.index(first), part + column * width)
+            mask = masks[column] if masks else None
             before = nothing
             if is_first is not True:
-                before = emit.load(tile, place, dtype, width)
+                before = emit.load(tile, place, dtype, width, mask)
                 if isinstance(is_first, Value):
                     before = emit.where(is_first, nothing, before)
             vector = emit.add(before, vector)
-            emit.store(tile, place, vector, masks[column] if masks else None)
+            emit.store(tile, place, vector, mask)
 
 
 def turned(emit: Emit, rows: Sequence[Value]) -> list[Value]:

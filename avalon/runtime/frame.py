@@ -21,6 +21,7 @@ from avalon.size import Size, hint
 
 _CHUNKS_PER_THREAD = 8
 _CHUNK_NANOSECONDS = 2_000  # a smaller chunk costs more to claim than it gains
+_UNEVEN = 1.04  # how much more than an equal share one thread may have
 # What a core does in a nanosecond, for first guesses only; then calls are timed.
 _FLOPS_PER_NANOSECOND = 40
 _BYTES_PER_NANOSECOND = 8
@@ -269,11 +270,24 @@ def _source(parts: Parts, argument: Argument) -> tuple[str, int]:
 
 
 def chunk_units(launch: Launch, threads: int) -> int:
-    """Units that a thread claims at a time: some chunks for each thread, none too small to pay."""
+    """Units that a thread claims at a time: some chunks for each thread, none too small to pay, of
+    a size that leaves the threads about equal shares.
+    """
     chunks = threads * _CHUNKS_PER_THREAD
     if launch.flops or launch.bytes:
         chunks = min(chunks, max(1, estimate(launch) // _CHUNK_NANOSECONDS))
-    return max(1, -(-hint(launch.work) // chunks))
+    largest = max(1, -(-launch.work // chunks))
+    if chunks < threads:
+        return largest
+    even = -(-launch.work // threads) * _UNEVEN
+    sizes = range(largest, largest // 2, -1)
+    return next((size for size in sizes if _share(launch, size, threads) <= even), largest)
+
+
+def _share(launch: Launch, chunk: int, threads: int) -> int:
+    """Units of the thread that has most."""
+    count = -(-launch.work // chunk)
+    return -(-count // threads) * chunk
 
 
 def shared_gain(plan: Plan, threads: int) -> float:

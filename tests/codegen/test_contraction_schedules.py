@@ -68,6 +68,31 @@ def test_schedules_of_matrix_products(
 
 
 @pytest.mark.parametrize("target", RUNNING, ids=lambda target: target.name)
+@pytest.mark.parametrize("summed", [50, 800])
+@pytest.mark.parametrize("columns", [5, 37, 70])
+def test_a_few_rows_with_turned_lanes_in_units_of_any_size(
+    target: Target, summed: int, columns: int
+) -> None:
+    """The last tile starts early, in the unit before it if its own is too small."""
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((1, 3, summed)).astype("f")
+    b = rng.standard_normal((1, summed, columns)).astype("f")
+    y = np.empty((1, 3, columns), "f")
+    views = (
+        View.contiguous(0, a.shape), View(1, (0, 1, summed)), View.contiguous(2, y.shape)
+    )  # fmt: skip
+    arrays = [a, b, y]
+    run(target, cold_contract(target, dtypes.float32, (1, 3, summed, columns), *views, 3), arrays)
+    expected = y.tobytes()
+    problem = contract_problem((1, 3, summed, columns), *views)
+    for vectors, tiles in ((1, 1), (2, 1), (2, 2), (1, 3)):
+        schedule = Schedule(
+            False, 3, vectors, tiles * vectors * target.lanes, 3, pack_lanes=False, turn_lanes=True
+        )
+        assert _computed(target, problem, schedule, 0, arrays) == expected, schedule
+
+
+@pytest.mark.parametrize("target", RUNNING, ids=lambda target: target.name)
 @pytest.mark.parametrize(
     ("x_shape", "w_shape", "stride", "low"),
     [

@@ -399,6 +399,13 @@ def test_sharing_gains_what_can_be_cut():
 def test_chunks_cover_the_work_with_a_few_for_each_thread(work, threads, flops):
     chunk = chunk_units(Launch("k", (), work, flops=flops), threads)
     assert 1 <= chunk <= work
-    assert -(-work // chunk) <= 8 * threads
+    assert -(-work // chunk) <= 16 * threads
     if flops == 1000:
         assert chunk == work
+
+
+@pytest.mark.parametrize(("work", "threads"), [(25, 2), (40, 2), (72, 2), (100, 4), (1225, 2)])
+def test_chunks_leave_the_threads_about_equal_shares(work, threads):
+    chunk = chunk_units(Launch("k", (), work, flops=10**9), threads)
+    chunks = -(-work // chunk)
+    assert -(-chunks // threads) * chunk <= 1.05 * -(-work // threads)
