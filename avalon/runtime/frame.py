@@ -280,7 +280,7 @@ def chunk_units(launch: Launch, threads: int) -> int:
     if chunks < threads:
         return largest
     even = -(-launch.work // threads) * _UNEVEN
-    sizes = range(largest, largest // 2, -1)
+    sizes = range(largest, (largest - 1) // 2, -1)
     return next((size for size in sizes if _share(launch, size, threads) <= even), largest)
 
 
