@@ -12,6 +12,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from avalon import struct
@@ -26,6 +27,7 @@ from avalon.tensor import no_grad
 
 _REWIND_BYTES = 64 << 20
 _REWIND_STEPS = 64
+_REWIND_SECONDS = 0.3  # a copy is not made sooner, however short the steps are
 
 
 class RunState:
@@ -157,7 +159,8 @@ class Rewind:
     A step whose loss is not a number has already spoiled the weights, and one whose gradient is not
     spoils the next step's loss. Copying the weights before every step would cost time, keeping all
     batches memory; steps give the same bits again, so a copy every 64 steps (or 64 MB of batches)
-    and taking the steps since once more is the same.
+    and taking the steps since once more is the same. Short steps are
+    copied more seldom, at most once in 0.3 s.
     """
 
     def __init__(self, state: RunState) -> None:
@@ -165,10 +168,18 @@ class Rewind:
         self._since: _Since | None = None
         self._before: _Since | None = None  # kept until a step from the newest copy was sound
 
+    @property
+    def full(self) -> bool:
+        """Whether the next step begins with a new copy: read what the steps before it gave."""
+        since = self._since
+        if since is None or since.nbytes >= _REWIND_BYTES:
+            return True
+        return len(since.batches) >= _REWIND_STEPS and perf_counter() > since.old
+
     def remember(self, batch: Batch) -> None:
         """Call it before the step on `batch`."""
         since = self._since
-        if since is None or since.nbytes >= _REWIND_BYTES or len(since.batches) >= _REWIND_STEPS:
+        if since is None or self.full:
             self._before, self._since = since, _Since(self._state)
         elif len(since.batches) == 1:
             self._before = None
@@ -177,7 +188,13 @@ class Rewind:
         self._since.rates.append(self._state.optimizer.lr)
         self._since.nbytes += sum(part.numel() * part.dtype.itemsize for part in batch)
 
-    def undo(self, step: Callable[[Batch], Any], sound: Callable[[], bool]) -> tuple[Batch, int]:
+    def forget(self, count: int) -> None:
+        """Forget the last steps: they came after the one that failed."""
+        if count:
+            assert self._since is not None
+            del self._since.batches[-count:], self._since.rates[-count:]
+
+    def undo(self, step: Callable[..., Any], sound: Callable[[], bool]) -> tuple[Batch, int]:
         """Bring model, optimizer and random numbers to where they were before the step that spoiled
         them: the last one, or the first after which `sound()` is false.
 
@@ -216,6 +233,7 @@ class _Since:
         self.batches: list[Batch] = []
         self.rates: list[Any] = []
         self.nbytes = 0
+        self.old = perf_counter() + _REWIND_SECONDS
 
     def restore(self) -> None:
         with no_grad():
@@ -224,6 +242,6 @@ class _Since:
         self._state.optimizer.load_state_dict(copy.deepcopy(self._optimizer))
         self._state._set_random_state(self._random)
 
-    def take(self, step: Callable[[Batch], Any], number: int) -> None:
+    def take(self, step: Callable[..., Any], number: int) -> None:
         self._state.optimizer.lr = self.rates[number]
-        step(self.batches[number])
+        step(*self.batches[number])

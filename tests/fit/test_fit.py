@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ import avalon as av
 import avalon.nn.functional as F
 from avalon import nn
 from avalon.data import DataLoader, TensorDataset
-from avalon.fit import clipped
 from avalon.replay import CompiledStep
+from avalon.training_step import clipped
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(50, 4)).astype(np.float32)
@@ -476,3 +477,67 @@ def test_pictures_without_matplotlib_say_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'avalon\[plot\]'"):
         fit(Plain()).plot()
+
+
+# --- data in memory -----------------------------------------------------------------------------
+
+
+def trained_from(data, **options):
+    model = Net()
+    av.manual_seed(1)
+    history = av.fit(
+        model, data, nn.CrossEntropyLoss(), adam(model), epochs=3, batch_size=16, progress=False,
+        **options,
+    )  # fmt: skip
+    return bits(model), dict(history)
+
+
+class Listed(TensorDataset):
+    """A data set that is not cut inside the program."""
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": False}, {"drop_last": True}, {"clip": 0.1}])
+def test_rows_cut_inside_the_program_give_the_same_bits(options):
+    assert trained_from((X, Y), **options) == trained_from(Listed(X, Y), **options)
+
+
+def test_memory_that_numpy_may_write_is_read_once():
+    shared = X.copy()
+    assert trained_from((av.from_numpy(shared), Y)) == trained_from((X, Y))
+
+
+def test_a_function_of_the_epoch_and_checkpoints_at_any_batch(tmp_path):
+    schedule = {"schedule": lambda epoch: 0.01 / (1 + epoch)}
+    expected = trained_from(Listed(X, Y), **schedule)
+    path = tmp_path / "run.safetensors"
+    assert trained_from((X, Y), **schedule, checkpoint=path, checkpoint_every=3) == expected
+
+
+def test_ctrl_c_in_the_middle_of_short_steps_ends_after_a_whole_one(tmp_path):
+    """As many steps are counted as were taken, though they are looked at some at a time."""
+    path = tmp_path / "run.safetensors"
+    rows, labels = np.tile(X, (400, 1)), np.tile(Y, 400)
+    model = Plain()
+    optimizer = adam(model)
+    pressing = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    pressing.start()
+    history = fit(
+        model, (rows, labels), optimizer, epochs=10**6, metrics=[], checkpoint=path
+    )  # fmt: skip
+    assert history.interrupted
+    position = av.load(path)["position"]
+    taken = position["epoch"] * (len(rows) // 16) + position["batch"]
+    (state,) = optimizer.state.values()
+    assert int(state["step"]) == taken > 10
+
+
+def test_a_wrong_label_in_memory_is_an_error_that_changes_nothing():
+    labels = Y.copy()
+    labels[40] = 77
+    model, before = Plain(), bits(Plain())
+    with pytest.raises(IndexError, match="77"):
+        av.fit(
+            model, (X, labels), nn.CrossEntropyLoss(), adam(model), batch_size=50, shuffle=False,
+            progress=False, metrics=[],
+        )  # fmt: skip
+    assert bits(model) == before
