@@ -377,6 +377,7 @@ from avalon.functions import (
     zeros as zeros,
     zeros_like as zeros_like,
 )
+from avalon.loops import cond as cond, scan as scan, while_loop as while_loop
 from avalon.model import (
     evaluate as evaluate,
     load_state_dict as load_state_dict,

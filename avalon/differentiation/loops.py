@@ -22,6 +22,7 @@ from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Node
 
 STACKED_BYTES = 1 << 30  # what the stacks of one loop may take
+_CAPACITY = 500
 _SUMMED_BYTES = 1 << 28  # what is stacked only to be summed over all rounds
 
 
@@ -53,6 +54,7 @@ class Differentiated:
         self.joint = joint
         self.carries = carries
         self.sequences = sequences
+        self.length = length
         graph = joint.graph
         count = len(wanted)
         self.inputs = list(graph.inputs[:count])
@@ -204,12 +206,12 @@ class Differentiated:
         return Body(graph), taken, put_out
 
     def back(
-        self, g: Sequence[Any], operands: Sequence[Any], kept: Sequence[Any], reverse: bool,
-        length: int,
-    ) -> list[Any]:  # fmt: skip
+        self, g: Sequence[Any], operands: Sequence[Any], kept: Sequence[Any], reverse: bool
+    ) -> list[Any]:
         """The cotangents of a scan's operands, from those of its results (None: none) and from the
         stacks of what the forward body put out for this.
         """
+        length = self.length
         carries = self.carries
         if not self._roots():
             return [None] * len(operands)
@@ -324,19 +326,16 @@ _differentiated: dict[Any, Differentiated] = {}
 
 
 def differentiated(
-    body: Body, operands: Sequence[Any], parameters: dict[str, Any], joint: Joint | None = None
+    body: Body, operands: Sequence[Any], parameters: dict[str, Any], wanted: tuple[bool, ...]
 ) -> Differentiated:
-    """The two halves of a scan, from the cache unless a joint is given."""
+    """The two halves of a scan, of which the operands that are `wanted` get a cotangent."""
     carries, sequences = parameters["carries"], parameters["sequences"]
     length = _length(operands, parameters)
-    wanted = tuple(operand.dtype.is_floating_point for operand in operands)
-    if joint is not None:
-        return Differentiated(joint, carries, sequences, length, wanted)
-    key = body, carries, sequences, length
+    key = body, carries, sequences, length, wanted
     found = _differentiated.get(key)
     if found is None:
         found = Differentiated(joint_of(body), carries, sequences, length, wanted)
-        if len(_differentiated) > 500:
+        if len(_differentiated) >= _CAPACITY:
             _differentiated.clear()
         _differentiated[key] = found
     return found
@@ -345,12 +344,13 @@ def differentiated(
 def scan_gradient(g: Parts, y: Any, *operands: Any, **parameters: Any) -> tuple[Any, ...]:
     """The gradient rule of `scan`: the loop again, with stacks, then the loop back."""
     body = parameters["body"]
-    halves = differentiated(body, operands, parameters)
+    wanted = tuple(operand.dtype.is_floating_point for operand in operands)
+    halves = differentiated(body, operands, parameters, wanted)
     results = len(body.outputs)
     made = ops.scan(*operands, **(parameters | {"body": halves.forward}))
     cotangents = [g.get(index) for index in range(results)]
-    reverse, length = parameters.get("reverse", False), _length(operands, parameters)
-    return tuple(halves.back(cotangents, operands, made[results:], reverse, length))
+    reverse = parameters.get("reverse", False)
+    return tuple(halves.back(cotangents, operands, made[results:], reverse))
 
 
 def branch_gradient(

@@ -3,8 +3,8 @@
 Comes in: sequences (time, batch, features), or (batch, time, features) with `batch_first`, or
 without a batch. Goes out: the outputs of the last layer at every time, and the last states.
 Guaranteed: PyTorch's gates (sigmoid for gates, tanh for candidates), weights, names and initial
-distribution; the inputs of all times are projected by one product. Time is unrolled: every length
-is a program.
+distribution; the inputs of all times are projected by one product; time is a loop whose body is
+recorded once and compiled once, whatever the length.
 
 Source: https://docs.pytorch.org/docs/stable/nn.html#recurrent-layers
 """
@@ -12,12 +12,14 @@ Source: https://docs.pytorch.org/docs/stable/nn.html#recurrent-layers
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from avalon.dtype import DType
 from avalon.errors import ShapeError
 from avalon.functions import cat, chunk, dropout, empty, linear, relu, sigmoid, stack, tanh, zeros
+from avalon.functions.loops import Traced, run_scan, trace_body
+from avalon.graph.body import Body
 from avalon.nn import init
 from avalon.nn.module import Module
 from avalon.nn.parameter import Parameter
@@ -55,6 +57,35 @@ _STEPS: dict[str, Step] = {
     "lstm": _lstm_step,
     "gru": _gru_step,
 }
+_bodies: dict[Any, Body] = {}
+
+
+def _body(kind: str, state: State, x: Tensor, rest: Sequence[Tensor | None]) -> Body:
+    """One step in time, recorded once for all layers of these shapes: the state, the projected
+    input, the weights of the state, its bias and its projection if it has them.
+    """
+    kinds = [(one.shape, one.dtype) for one in state]
+    kinds.append((x.shape[1:], x.dtype))
+    kinds += [(one.shape, one.dtype) for one in rest if one is not None]
+    present = tuple(one is not None for one in rest)
+    key = kind, present, tuple(kinds)
+    found = _bodies.get(key)
+    if found is None:
+        count = len(state)
+
+        def step(*given: Tensor) -> Sequence[Tensor]:
+            now, x, others = given[:count], given[count], iter(given[count + 1 :])
+            weight = next(others)
+            bias, projection = (next(others) if there else None for there in present[1:])
+            following = _STEPS[kind](x, linear(now[0], weight, bias), now)
+            if projection is not None:
+                following = linear(following[0], projection), *following[1:]
+            return [*following, following[0]]
+
+        found = _bodies[key] = trace_body(kind, kinds, step).body
+    return found
+
+
 _GATES = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}
 _STATES = {"tanh": 1, "relu": 1, "lstm": 2, "gru": 1}
 
@@ -164,8 +195,15 @@ class _Recurrent(Module):
         bidirectional: bool = False,
         device: Any = None,
         dtype: DType | None = None,
+        *,
+        proj_size: int = 0,
     ) -> None:
         super().__init__()
+        if not 0 <= proj_size < hidden_size or (proj_size and self.kind != "lstm"):
+            raise ValueError(
+                f"[{type(self).__name__}] proj_size is for LSTM only, and must be smaller than "
+                f"hidden_size {hidden_size}; got {proj_size}"
+            )
         if hidden_size <= 0 or num_layers <= 0:
             raise ValueError(
                 f"[{type(self).__name__}] hidden_size {hidden_size} and num_layers {num_layers} "
@@ -179,17 +217,21 @@ class _Recurrent(Module):
         self.batch_first = batch_first
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
+        self.proj_size = proj_size
         rows = _GATES[self.kind] * hidden_size
         for layer in range(num_layers):
-            width = input_size if layer == 0 else hidden_size * (2 if bidirectional else 1)
+            given_out = proj_size or hidden_size
+            width = input_size if layer == 0 else given_out * (2 if bidirectional else 1)
             for end in self._ends():
                 suffix = f"_l{layer}{end}"
                 shapes: dict[str, tuple[int, ...]] = {
                     "weight_ih": (rows, width),
-                    "weight_hh": (rows, hidden_size),
+                    "weight_hh": (rows, given_out),
                 }
                 if bias:
                     shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+                if proj_size:
+                    shapes |= {"weight_hr": (proj_size, hidden_size)}
                 for name, shape in shapes.items():
                     setattr(self, name + suffix, Parameter(empty(shape, dtype=dtype)))
         self.reset_parameters()
@@ -216,10 +258,12 @@ class _Recurrent(Module):
                 f"the last of size input_size {self.input_size}"
             )
         batch = () if input.ndim == 2 else (input.shape[0 if self.batch_first else 1],)
-        shape = (self.num_layers * len(self._ends()), *batch, self.hidden_size)
+        front = (self.num_layers * len(self._ends()), *batch)
+        shapes = [(*front, self.hidden_size)] * _STATES[self.kind]
+        shapes[0] = (*front, self.proj_size or self.hidden_size)
         if states is None:
-            return (zeros(shape, dtype=input.dtype),) * _STATES[self.kind]
-        for state in states:
+            return tuple(zeros(shape, dtype=input.dtype) for shape in shapes)
+        for state, shape in zip(states, shapes, strict=True):
             if tuple(state.shape) != shape:
                 raise ShapeError(
                     f"[{name}] state of shape {tuple(state.shape)} must have shape {shape}"
@@ -230,15 +274,15 @@ class _Recurrent(Module):
         """Outputs at every time in one direction of one layer, and the last state."""
         bias = getattr(self, f"bias_ih{suffix}", None) if self.bias else None
         state_bias = getattr(self, f"bias_hh{suffix}", None) if self.bias else None
-        projected = linear(x, getattr(self, f"weight_ih{suffix}"), bias).unbind(0)
-        weight, step = getattr(self, f"weight_hh{suffix}"), _STEPS[self.kind]
-        outputs = []
-        for now in reversed(projected) if reverse else projected:
-            state = step(now, linear(state[0], weight, state_bias), state)
-            outputs.append(state[0])
-        if reverse:
-            outputs.reverse()
-        return stack(outputs), state
+        if bias is not None and state_bias is not None and self.kind != "gru":
+            bias, state_bias = bias + state_bias, None  # both are added to the same sum
+        projected = linear(x, getattr(self, f"weight_ih{suffix}"), bias)
+        rest = [getattr(self, f"weight_hh{suffix}"), state_bias]
+        rest.append(getattr(self, f"weight_hr{suffix}") if self.proj_size else None)
+        given = [one for one in rest if one is not None]
+        body = _body(self.kind, state, projected, rest)
+        *last, outputs = run_scan(Traced(body, given), state, [projected], x.shape[0], reverse)
+        return outputs, tuple(last)
 
     def _run(self, input: Tensor, states: State | None) -> tuple[Tensor, State]:
         states = self._check(input, states)
@@ -262,8 +306,8 @@ class _Recurrent(Module):
     def extra_repr(self) -> str:
         text = f"{self.input_size}, {self.hidden_size}"
         for name, default in (
-            ("num_layers", 1), ("bias", True), ("batch_first", False), ("dropout", 0.0),
-            ("bidirectional", False),
+            ("proj_size", 0), ("num_layers", 1), ("bias", True), ("batch_first", False),
+            ("dropout", 0.0), ("bidirectional", False),
         ):  # fmt: skip
             if getattr(self, name) != default:
                 text += f", {name}={getattr(self, name)}"

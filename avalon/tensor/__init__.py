@@ -5,7 +5,7 @@ and promotion, `views` and `indexing` look at parts, `writes` changes them in pl
 walks back, `interchange` exchanges them with Python and NumPy, `display` prints them.
 """
 
-from avalon.tensor import indexing as _indexing, views as _views
+from avalon.tensor import indexing as _indexing, several as _several, views as _views
 from avalon.tensor.cell import Cell, Kind, Move
 from avalon.tensor.core import Tensor, method, source, wrap
 from avalon.tensor.creation import (

@@ -153,6 +153,9 @@ class Tensor(Installed):
         if self._memo is not None and self._memo_version == cell.version:
             return self._memo
         value = cell.value
+        if modes.body is not None and value.recorder is not recorder():
+            with modes.body.outside():
+                return self.value()
         for move in self._moves:
             value = record(move.primitive, (value, *move.operands), move.parameters)
         self._memo, self._memo_version = value, cell.version
@@ -173,6 +176,8 @@ class Tensor(Installed):
     ) -> Tensor:
         """Record a call of `primitive` on tensors: how primitives act on them."""
         values = tuple([operand.value() for operand in operands])
+        if modes.body is not None:
+            modes.body.meet(operands, values)
         edges: tuple[History | None, ...] | None = None
         if modes.grad:
             edges = tuple([operand._edge() for operand in operands])

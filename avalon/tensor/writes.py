@@ -137,6 +137,8 @@ def _is_joint(x: Tensor) -> bool:
 
 def _put(x: Tensor, value: Value) -> None:
     cell = x._cell
+    if modes.body is not None:
+        modes.body.refuse_write(cell.value)
     recorder().remember(cell, cell.value)
     cell.value = value
 
@@ -420,6 +422,8 @@ def masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor:
 @method("detach")
 def detach(x: Tensor) -> Tensor:
     """The same storage, without history."""
+    if modes.body is not None:
+        return wrap(ops.stop_gradient(x).value(), None)
     made: Tensor = x._alias()
     made._counter = x._count()
     return made

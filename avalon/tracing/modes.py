@@ -28,6 +28,8 @@ class Modes(threading.local):
         layers: recorded calls note the layer that they are made in.
         watch: called with recorded work and its results before anyone sees them; an error that it
             raises is the work's.
+        body: not None while the body of a loop is recorded; it is told which tensors from outside
+            the body reads.
     """
 
     grad = True
@@ -36,12 +38,13 @@ class Modes(threading.local):
     replay: str | None = None
     layers = False
     watch: Callable[[Any, Any], None] | None = None
+    body: Any = None
 
 
 modes = Modes()
 
 
-class _Scope:
+class Scope:
     """A context manager that is a decorator too, for functions and generators."""
 
     def __init__(self, **wanted: Any) -> None:
@@ -58,8 +61,8 @@ class _Scope:
         for name, value in self._before.pop().items():
             setattr(modes, name, value)
 
-    def _fresh(self) -> _Scope:
-        return _Scope(**self._wanted)
+    def _fresh(self) -> Scope:
+        return Scope(**self._wanted)
 
     def __call__(self, function: Function) -> Function:
         if inspect.isgeneratorfunction(function):
@@ -87,7 +90,7 @@ class _Scope:
 
 
 def _scope(function: Callable[..., Any] | None, **wanted: Any) -> Any:
-    scope = _Scope(**wanted)
+    scope = Scope(**wanted)
     return scope if function is None else scope(function)
 
 
@@ -112,7 +115,7 @@ def enable_grad(function: Callable[..., Any] | None = None) -> Any:
 def inference_mode(function: Callable[..., Any] | bool | None = None) -> Any:
     """Like `no_grad`, for code whose results never take part in a gradient."""
     if isinstance(function, bool):
-        return _Scope(grad=False, inference=True) if function else _Scope(inference=False)
+        return Scope(grad=False, inference=True) if function else Scope(inference=False)
     return _scope(function, grad=False, inference=True)
 
 
@@ -121,7 +124,7 @@ def eager(function: Callable[..., Any] | None = None) -> Any:
     return _scope(function, eager=True)
 
 
-class set_grad_enabled(_Scope):
+class set_grad_enabled(Scope):
     """Turn recording of gradient history on or off, at once, or for the length of a `with`
     block.
     """

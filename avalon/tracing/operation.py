@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
-from avalon.dtype import DType
-from avalon.graph.primitive import Movement, Primitive
+from avalon.dtype import DType, several
+from avalon.graph.primitive import Movement, Primitive, lookup
 from avalon.shape import Shape
 
 _CAPACITY = 50_000
@@ -131,6 +131,22 @@ def call_of(primitive: Primitive, operands: Sequence[Any], parameters: dict[str,
     return found
 
 
+def several_of(
+    primitive: Primitive, operands: Sequence[Any], parameters: dict[str, Any]
+) -> Operation:
+    """The operation of a primitive of several results, which puts out all of them."""
+    kinds = [(operand.shape, operand.dtype) for operand in operands]
+    count = len(kinds)
+    made = primitive.rules["results"](*operands, **parameters)
+    steps = [Step(primitive, tuple(range(count)), parameters, (), several)]
+    project = lookup("result")
+    steps += [
+        Step(project, (count,), {"index": index}, shape, dtype)
+        for index, (shape, dtype) in enumerate(made)
+    ]
+    return composite_of(primitive.name, kinds, steps, range(count + 1, count + 1 + len(made)))
+
+
 def constant_of(value: Any, shape: Shape, dtype: DType) -> Operation:
     """The operation that gives `value` in every element."""
     key = ("constant", repr(value), shape, dtype)
@@ -154,13 +170,14 @@ def composite_of(
     name: str,
     operands: Sequence[tuple[Shape, DType]],
     steps: Sequence[Step],
-    outputs: Sequence[int],
+    outputs: Iterable[int],
 ) -> Operation:
     """The operation of several steps; the same object for the same steps."""
+    outputs = tuple(outputs)
     key: Any = (
         name,
         tuple(operands),
-        tuple(outputs),
+        outputs,
         *[
             (s.primitive, s.places, s.shape, s.dtype, repr(s.value), *s.parameters.items())
             for s in steps

@@ -34,7 +34,7 @@ from avalon.settings import settings
 from avalon.shape import Shape
 from avalon.tracing import execute
 from avalon.tracing.modes import modes
-from avalon.tracing.operation import Operation, call_of, constant_of, input_of
+from avalon.tracing.operation import Operation, call_of, constant_of, input_of, several_of
 from avalon.tracing.parts import run_nodes
 from avalon.tracing.recorded import Line, Recorded, user_line as user_line, user_place
 
@@ -112,6 +112,13 @@ class Value:
     ) -> Value:
         """Record a call of `primitive` on values."""
         return record(primitive, operands, parameters)
+
+    def apply_several(
+        self, primitive: Primitive, operands: tuple[Any, ...], parameters: dict[str, Any]
+    ) -> tuple[Value, ...]:
+        """Record a call of several results on values."""
+        operation = several_of(primitive, operands, parameters)
+        return tuple(_local.recorder.put(operation, operands, user_place()))
 
     def constant(self, value: Any, shape: Shape | None = None, dtype: DType | None = None) -> Value:
         """A constant like this value, part of the program's structure."""
@@ -203,7 +210,7 @@ class Recorder:
         """
         for operand in operands:
             if operand.recorder is not None and operand.recorder is not self:
-                operand.force()
+                self.admit(operand)
         with self.lock:
             positions = [
                 operand.position if operand.recorder is self else self.enter(operand)
@@ -237,6 +244,10 @@ class Recorder:
         for number in range(start, len(lines)):
             line, note = lines[number]
             lines[number] = line, note or layer
+
+    def admit(self, value: Value) -> None:
+        """Make an operand usable that another recorder has pending."""
+        value.force()
 
     def enter(self, value: Value) -> int:
         """The position of the input through which a value that is known takes part here."""
@@ -412,6 +423,11 @@ _local = _Local()
 def recorder() -> Recorder:
     """This thread's recorder."""
     return _local.recorder
+
+
+def set_recorder(recorder: Recorder) -> None:
+    """Let this thread record elsewhere from now on."""
+    _local.recorder = recorder
 
 
 def record(primitive: Primitive, operands: Sequence[Value], parameters: dict[str, Any]) -> Value:

@@ -23,7 +23,7 @@ ORDER = [
     ["struct", "state", "random", "autograd"],
     ["functions", "placement"],
     ["nn", "optim", "replay", "data"],
-    ["transforms", "model", "history", "progress", "explain"],
+    ["transforms", "loops", "model", "history", "progress", "explain"],
     ["diagnosis"],
     ["save"],
     ["checkpoint", "training_step"],

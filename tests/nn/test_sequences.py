@@ -49,6 +49,7 @@ LAYERS = [
     lambda nn: nn.RNN(4, 3, nonlinearity="relu", num_layers=2, bias=False),
     lambda nn: nn.LSTM(4, 3, num_layers=2, bidirectional=True),
     lambda nn: nn.LSTM(4, 3, batch_first=True),
+    lambda nn: nn.LSTM(4, 3, num_layers=2, bidirectional=True, proj_size=2),
     lambda nn: nn.GRU(4, 3, bidirectional=True),
     lambda nn: nn.GRU(4, 3, num_layers=2, batch_first=True, dropout=0.0),
 ]
@@ -117,3 +118,24 @@ def test_encoder(norm_first):
     mask = np.triu(np.ones((3, 3), bool), 1)
     compare(make, lambda layer, x: layer(x), SEQUENCE)
     compare(make, lambda layer, x, m: layer(x, mask=m), SEQUENCE, mask)
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_nothing_unrolls(name):
+    layer = getattr(nn, name)(4, 3)
+    counts = []
+    for length in (4, 40):
+        x = av.tensor(RNG.normal(size=(length, 2, 4)), dtype=av.float32)
+        step = av.compile(lambda x: nn.functional.mse_loss(layer(x)[0], av.zeros(1)).backward())
+        for _ in range(3):
+            layer.zero_grad()
+            step(x)
+        counts.append(len(step.program.plan.launches))
+    assert counts[0] == counts[1]
+
+
+def test_proj_size_is_for_lstm():
+    with pytest.raises(ValueError, match="proj_size"):
+        nn.GRU(4, 3, proj_size=2)
+    with pytest.raises(ValueError, match="smaller than hidden_size"):
+        nn.LSTM(4, 3, proj_size=3)
