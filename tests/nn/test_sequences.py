@@ -55,6 +55,7 @@ LAYERS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize("make", LAYERS)
 def test_recurrent_layers(make):
     compare(make, lambda layer, x: layer(x), SEQUENCE)
@@ -126,7 +127,7 @@ def test_nothing_unrolls(name):
     counts = []
     for length in (4, 40):
         x = av.tensor(RNG.normal(size=(length, 2, 4)), dtype=av.float32)
-        step = av.compile(lambda x: nn.functional.mse_loss(layer(x)[0], av.zeros(1)).backward())
+        step = av.compile(lambda x: layer(x)[0].square().mean().backward())
         for _ in range(3):
             layer.zero_grad()
             step(x)
