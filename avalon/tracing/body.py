@@ -32,7 +32,7 @@ class BodyRecorder(Recorder):
 
     def __init__(self, name: str, outer: Recorder) -> None:
         super().__init__()
-        self.name = name
+        self.title = name
         self.outer = outer
         self.captured: list[Value] = []
         self.met: dict[int, Any] = {}
@@ -68,7 +68,7 @@ class BodyRecorder(Recorder):
         line = user_line()
         where = f" Asked at {line[0]}:{line[1]}." if line else ""
         raise TraceError(
-            f"[{self.name}] the body is recorded once for all rounds, so a tensor in it has no "
+            f"[{self.title}] the body is recorded once for all rounds, so a tensor in it has no "
             "value yet: no .item(), print, bool or if on one. Choose between values with av.where "
             f"or av.cond, and give out what you want to look at as a result.{where}"
         )
@@ -88,7 +88,7 @@ class BodyRecorder(Recorder):
             line = user_line()
             where = f" Written at {line[0]}:{line[1]}." if line else ""
             raise TraceError(
-                f"[{self.name}] the body writes to a tensor from outside; it is recorded once and "
+                f"[{self.title}] the body writes to a tensor from outside; it is recorded once and "
                 f"cannot leave anything behind. Carry the tensor instead.{where}"
             )
 
