@@ -1,7 +1,7 @@
 """Elementary functions: error in units in the last place, special values, the same bits everywhere.
 
 Over all 2^32 float32 inputs the largest errors are (`tests/codegen/exhaustive.py`): log 0.81, exp
-1.04, erf 1.11, log1p 1.39, tanh 1.49, sin 1.58, cos 1.58, expm1 1.58, erfinv 1.69.
+1.04, log1p 1.39, tanh 1.49, sin 1.58, cos 1.58, expm1 1.58, erfinv 1.69, erf 1.85.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ DOUBLE: dict[str, tuple[Callable[[Any], Any], Array, float, int]] = {
     "sin": (mpmath.sin, spread(400, -30, 1023), 1.5, 1300),
     "cos": (mpmath.cos, spread(400, -30, 1023), 1.5, 1300),
     "tanh": (mpmath.tanh, spread(300, -30, 5), 1.5, 200),
-    "erf": (mpmath.erf, spread(300, -30, 2.6), 1.5, 200),
+    "erf": (mpmath.erf, spread(300, -30, 2.6), 1.9, 200),
     "erfinv": (exact_erfinv, spread(200, -30, 0), 4, 200),
     "lgamma": (mpmath.loggamma, spread(200, -30, 8, signed=False), 4, 200),
 }
