@@ -134,15 +134,22 @@ class Decision:
         )
 
     def _store_base(self, node: Node, strided: bool) -> None:
-        """Store what a window that a kernel reads through looks into."""
-        base = node
-        while isinstance(base, Call) and lowering_of(base.primitive) in LINEAR and strided:
-            base = base.operands[0]
-        if base is not node and window_on(node, lambda n: n is base) is not None:
-            if isinstance(base, Call):
+        """Store what a window that a kernel reads through looks into: the value farthest back from
+        which the operand's elements lie at strides.
+        """
+        bases = [node]
+        last = node
+        while strided and isinstance(last, Call) and lowering_of(last.primitive) in LINEAR:
+            last = last.operands[0]
+            bases.append(last)
+        for base in reversed(bases[1:]):
+            if is_a_number(base) or window_on(node, lambda n, base=base: n is base) is None:
+                continue
+            if base is not last:
+                self._store(base)
+            elif isinstance(base, Call):
                 self.stored.add(base)
-            if not isinstance(base, Constant) and not (isinstance(base, Input) and base.scalar):
-                return
+            return
         self._store(node)
 
     def _weigh(self) -> None:
@@ -272,6 +279,11 @@ def _switch_of(node: Call) -> Switch:
     if node.primitive.kind is Reduction:
         return FUSE_REDUCTIONS
     return FUSE_MOVEMENTS if node.primitive.kind is Movement else FUSE_LOOKUPS
+
+
+def is_a_number(node: Node) -> bool:
+    """Whether a node is a number in the program's text or among its arguments, not in memory."""
+    return isinstance(node, Constant) or (isinstance(node, Input) and node.scalar)
 
 
 def _only_moves(node: Node) -> bool:
