@@ -143,7 +143,7 @@ class Decision:
             last = last.operands[0]
             bases.append(last)
         for base in reversed(bases[1:]):
-            if is_a_number(base) or window_on(node, lambda n, base=base: n is base) is None:
+            if is_a_number(base) or window_on(node, {base}.__contains__) is None:
                 continue
             if base is not last:
                 self._store(base)
