@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import islice, product
-from math import ceil, prod
+from math import ceil, gcd, prod
 
 from avalon.codegen.contraction_hot import Schedule, groups_of
 from avalon.codegen.contraction_padding import can_skip, useful
@@ -39,6 +39,8 @@ _RESIDENT = 576 << 10  # bytes of packed lanes that may stay in the second cache
 _LINE = 64  # bytes that come from memory together
 _FAR = 12 << 20  # bytes of an operand that come from memory, not from a cache
 _ACROSS = 4.0  # cycles to fetch a vector from there that lies in two lines, by the way
+_FIRST = 3.0  # cycles that a vector costs more which is read in place for the first time
+_PLACES, _WAYS = 64 << 10, 16  # bytes after which places in the second cache recur, and how many
 _PAGE = 4096  # rows that lie a multiple of it apart share their places in the first cache
 
 
@@ -191,6 +193,13 @@ class _Model:
         part, summed = self._strides(is_x)
         return summed == 1 and part * self.dtype.itemsize % _PAGE == 0
 
+    def _crowds(self, pitch: int) -> bool:
+        """Whether a block of lanes, rows of it `pitch` bytes apart, has too few places in the
+        second cache.
+        """
+        apart = _PLACES // gcd(max(1, pitch), _PLACES) if pitch % _LINE == 0 else _PLACES // _LINE
+        return self.blocks.longest > _WAYS * apart
+
     def _units(self, schedule: Schedule) -> Schedule:
         """Cut a matrix product into units."""
         panel = schedule.vectors * self.width
@@ -250,9 +259,14 @@ class _Model:
             repeats = 1 + _AGAIN * row_groups if schedule.resident else row_groups
             cost += vectors * self.packing(x_in_lanes) * repeats
         else:
-            # Long strides cost more than the loads that the tile's own count holds.
-            cost += vectors * 0.5 * max(0, ceil(rows / schedule.rows) - 1)
+            # What is read in place misses the caches at first, and again if its rows fight for
+            # places in the second one.
             pitch = self._strides(x_in_lanes)[1] * self.size
+            more = ceil(rows / schedule.rows) - 1
+            again = 0.5 * more
+            if not self._crowds(pitch):
+                again = min(again, _FIRST) + 0.05 * more
+            cost += vectors * again
             if pitch % _LINE and self.groups * self.summed * lanes * self.size > _FAR:
                 cost += vectors * _ACROSS
         if schedule.pack_rows:
