@@ -12,6 +12,7 @@ rebound, `.grad` set or cleared, tensors put in fields, and the result.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -102,6 +103,7 @@ class Recording:
         self._cells: dict[int, int] = {}  # id of a cell -> number of a tensor, or -1 - made
         self._kept: list[Cell] = []  # cells that the step made, so that their ids stay theirs
         self._before: list[tuple[Cell, Value | None, int, Tensor | None]] = []
+        self._held: dict[int, tuple[Any, Any, Buffer]] = {}  # in place of a value in `_before`
         self._marks: list[tuple[Any, bool]] = []  # histories, and who requires gradients
         self._offsets: dict[int, tuple[Generator, int, int]] = {}
 
@@ -111,12 +113,43 @@ class Recording:
     ) -> tuple[Any, Recording]:
         """Call the function and record what it does; its work has run when this returns."""
         result, recording = Recording._called(function, arguments, named)
+        if recording.refused_change is None:  # otherwise the call may be undone when it has run
+            recording._release()
         try:
             compute(recording.pending, "hot")
         except BaseException:
             recording.undo()
             raise
+        if recording.refused_change is None:
+            recording._before.clear()  # nobody asks for the old values any more
+            recording._held.clear()
+            recording.pending.live.clear()
         return result, recording
+
+    def _release(self) -> None:
+        """Hold what the step rebinds by its buffer only, so that the program may overwrite it if
+        nobody else holds the value; a program that fails has overwritten nothing.
+        """
+        rebound = {self._before[index][0] for index, _ in self.rebound}
+        released: dict[int, Value] = {}
+        for index, (cell, value, version, gradient) in enumerate(self._before):
+            if cell in rebound and value is not None and value.buffer is not None:
+                released[index] = value
+                self._before[index] = cell, None, version, gradient
+        watched = {
+            place: weakref.ref(released[origin.place])
+            for place, origin in enumerate(self.origins)
+            if origin.kind == "cell" and origin.place in released
+        }
+        for index, value in released.items():
+            assert value.buffer is not None
+            self._held[index] = value.shape, value.dtype, value.buffer
+        value = None
+        released.clear()
+        for place, alone in watched.items():
+            buffer = self._held[self.origins[place].place][2]
+            if alone() is None and not buffer.pinned and place not in self.pending.donated:
+                self.pending.donated.append(place)
 
     @staticmethod
     def without_effect(
@@ -178,6 +211,9 @@ class Recording:
     def undo(self) -> None:
         """Put everything back to what it was before the call."""
         self.snapshot.restore()
+        for index, (shape, dtype, buffer) in self._held.items():
+            cell, _, version, gradient = self._before[index]
+            self._before[index] = cell, Value(shape, dtype, buffer), version, gradient
         for tensor, (cell, value, version, gradient), (history, requires) in zip(
             self.tensors, self._before, self._marks, strict=True
         ):

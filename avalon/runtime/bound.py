@@ -30,7 +30,7 @@ class Bound:
         self._program = program
         self._frame = frame = program.new_frame()
         self._arena_bytes = frame.arena_bytes
-        arena = Buffer(frame.arena_bytes)
+        arena = Buffer.arena(frame.arena_bytes)
         # what is small is kept; large temporaries are shared with other programs
         self._arena = arena if frame.arena_bytes <= _SMALL_ARENA else None
         values.write_carefully(frame.table, arena, inputs, outputs)
@@ -56,7 +56,7 @@ class Bound:
             IndexOutOfRange: if a check of the program fails.
         """
         if self._arena is None:
-            arena = Buffer(self._arena_bytes)
+            arena = Buffer.arena(self._arena_bytes)
             self.words[0] = arena.address
             failed = self._program.launch(self._frame)
         elif self._untimed:

@@ -91,6 +91,19 @@ class Pool:
             self._maps[address + shift] = pages
             return address + shift
 
+    def lend(self, nbytes: int) -> tuple[int, _SizeClass]:
+        """An unused large block for a short while, of any sufficient size; the address, and the
+        list to which it returns. If all are too small, they make room for a new one.
+        """
+        wanted = self.size_class(nbytes)
+        with self._lock:
+            for home in sorted(self._classes.values(), key=lambda found: found.size):
+                if home.size >= wanted.size:
+                    with contextlib.suppress(IndexError):  # it is empty
+                        return home.pop(), home
+            self._trim(wanted.size)
+        return self.grow(wanted), wanted
+
     def trim(self) -> int:
         """Give unused large blocks back to the system; return their bytes."""
         with self._lock:
@@ -132,12 +145,13 @@ class Pool:
                 "use here. Use a smaller batch, or drop tensors that are no longer needed."
             ) from None
 
-    def _trim(self) -> int:
+    def _trim(self, enough: int | None = None) -> int:
+        """Give unused large blocks back, the largest first, until `enough` bytes are."""
         freed = 0
-        for blocks in self._classes.values():
+        for blocks in sorted(self._classes.values(), key=lambda found: -found.size):
             if blocks.size < _SLAB:
-                continue
-            while blocks:
+                break
+            while blocks and (enough is None or freed < enough):
                 try:
                     address = blocks.pop()
                 except IndexError:  # another thread took it
@@ -213,6 +227,21 @@ class Buffer:
         home = self._home
         if home is not None:
             home.append(self.address)
+
+    @classmethod
+    def arena(cls, nbytes: int) -> Buffer:
+        """Return memory for the temporaries of one call. Large arenas of programs that run one
+        after the other lie in the same block, though their sizes differ.
+        """
+        if nbytes < _SLAB:
+            return cls(nbytes)
+        self = cls.__new__(cls)
+        self._home = None
+        self.address, home = pool.lend(nbytes)
+        self.nbytes = nbytes
+        self._pins = None
+        self._home = home
+        return self
 
     @classmethod
     def foreign(cls, address: int, nbytes: int, owner: object) -> Buffer:

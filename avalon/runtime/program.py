@@ -96,7 +96,7 @@ class Program:
             frame = self.new_frame()
         if frame.threads != settings.threads or frame.flush is not settings.flush_denormals:
             frame = self.new_frame()
-        arena = Buffer(frame.arena_bytes)
+        arena = Buffer.arena(frame.arena_bytes)
         try:
             # All of this is done once a call for each input and output: no function, no branch.
             held = [inputs[i] for i in values.buffers] if values.scalars else inputs
@@ -133,7 +133,7 @@ class Program:
             IndexOutOfRange: if a check of the program fails for these inputs.
         """
         frame = self.new_frame()
-        arena = Buffer(frame.arena_bytes)
+        arena = Buffer.arena(frame.arena_bytes)
         outputs = [Buffer(nbytes) for nbytes in self.output_bytes]
         self.values.write_carefully(frame.table, arena, inputs, outputs)
         failed = self.driver.run_alone[1](frame.address)

@@ -155,3 +155,27 @@ def test_a_forked_child_has_memory_of_its_own():
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     assert block.as_numpy(dtype.uint8, (1,))[0] == 0
+
+
+def test_arenas_of_different_sizes_lie_in_one_block():
+    own = buffer.Pool()
+    pool, buffer.pool = buffer.pool, own
+    try:
+        large = Buffer.arena(9 << 20)
+        address = large.address
+        del large
+        small = Buffer.arena(3 << 20)
+        assert small.address == address
+        assert small.nbytes == 3 << 20
+        another = Buffer.arena(3 << 20)  # the block is lent
+        assert another.address != address
+        mapped = own.mapped
+        del small, another
+        assert Buffer.arena(8 << 20).address == address
+        assert own.mapped == mapped
+        larger = Buffer.arena(20 << 20)  # what was too small made room
+        assert own.mapped < 22 << 20
+        del larger
+        assert own.idle == own.mapped // (1 << 20) * (1 << 20)
+    finally:
+        buffer.pool = pool
