@@ -277,7 +277,7 @@ def chunk_units(launch: Launch, threads: int) -> int:
     if launch.flops or launch.bytes:
         chunks = min(chunks, max(1, estimate(launch) // _CHUNK_NANOSECONDS))
     largest = max(1, -(-launch.work // chunks))
-    if chunks < threads:
+    if chunks < threads or not isinstance(launch.work, int):
         return largest
     even = -(-launch.work // threads) * _UNEVEN
     sizes = range(largest, (largest - 1) // 2, -1)
@@ -301,7 +301,7 @@ def shared_gain(plan: Plan, threads: int) -> float:
     for launch, rounds in zip(plan.launches, plan.rounds(), strict=True):
         work = hint(launch.work)
         if work:
-            chunks = -(-work // chunk_units(launch, threads))
+            chunks = -(-work // hint(chunk_units(launch, threads)))
             alone += estimate(launch) * rounds
             together += estimate(launch) * rounds * -(-chunks // threads) / chunks
     return 1 - together / alone if alone else 0.0
