@@ -29,6 +29,7 @@ from avalon.functions.support import (
 )
 from avalon.shape import normalize_axis
 from avalon.tensor import Tensor, as_tensor, method
+from avalon.tensor.composite import composite
 
 
 @method("relu")
@@ -80,6 +81,7 @@ def leaky_relu(input: Tensor, negative_slope: Number = 0.01, inplace: bool = Fal
 
 
 @method("prelu")
+@composite
 @in_float32
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """input where it is positive, else weight * input; `weight` has 1 element or one per channel
@@ -167,6 +169,7 @@ def sigmoid(input: Tensor) -> Tensor:
     return ops.sigmoid(floating(input))
 
 
+@composite
 @in_float32
 def logsigmoid(input: Tensor) -> Tensor:
     """log(sigmoid(input)), exact for large |input|: min(input, 0) - log1p(exp(-|input|))."""
@@ -176,6 +179,7 @@ def logsigmoid(input: Tensor) -> Tensor:
     return ops.where(negative, input, zero) - ops.log1p(ops.exp(minus_size))
 
 
+@composite
 @in_float32
 def softplus(input: Tensor, beta: Number = 1.0, threshold: Number = 20.0) -> Tensor:
     """log(1 + exp(beta * input)) / beta; input itself where beta * input > threshold."""
@@ -185,6 +189,7 @@ def softplus(input: Tensor, beta: Number = 1.0, threshold: Number = 20.0) -> Ten
     return ops.where(linear, input, ops.log1p(ops.exp(inside)) / beta)
 
 
+@composite
 @in_float32
 def softsign(input: Tensor) -> Tensor:
     """input / (1 + |input|)."""
@@ -203,6 +208,7 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
     return input * ops.tanh(softplus(input))
 
 
+@composite
 @in_float32
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """input * Phi(input), with the normal distribution's Phi by erf ("none") or by its "tanh"
@@ -221,6 +227,7 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     raise RuntimeError(f"[gelu] approximate must be 'none' or 'tanh', got {approximate!r}")
 
 
+@composite
 @in_float32
 def tanhshrink(input: Tensor) -> Tensor:
     """input - tanh(input)."""
@@ -234,6 +241,7 @@ def hardshrink(input: Tensor, lambd: Number = 0.5) -> Tensor:
     return ops.where(inside, input.constant(0), input)
 
 
+@composite
 @in_float32
 def softshrink(input: Tensor, lambd: Number = 0.5) -> Tensor:
     """input moved towards 0 by lambd; 0 where |input| <= lambd."""
@@ -265,6 +273,7 @@ def threshold(input: Tensor, threshold: Number, value: Number, inplace: bool = F
     return ops.where(ops.less_equal(input, limit), other, input)
 
 
+@composite
 @in_float32
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """The first half of axis `dim` times the sigmoid of the second half."""
@@ -286,6 +295,7 @@ def _shifted(x: Tensor, axis: int) -> Tensor:
 
 
 @method("softmax")
+@composite
 @in_float32
 def softmax(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
@@ -316,6 +326,7 @@ def softmax(
 
 
 @method("log_softmax")
+@composite
 @in_float32
 def log_softmax(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None

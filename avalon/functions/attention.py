@@ -17,6 +17,7 @@ from avalon.functions.linear_algebra import matmul
 from avalon.functions.support import broadcast, dtypes, iota, spread
 from avalon.shape import broadcast_shapes
 from avalon.tensor import Tensor
+from avalon.tensor.composite import composite
 
 
 def scaled_dot_product_attention(
@@ -39,6 +40,35 @@ def scaled_dot_product_attention(
     Raises:
         ShapeError: sizes do not fit, or a mask is given together with is_causal.
     """
+    if dropout_p == 0.0:
+        return _attention(query, key, value, attn_mask, is_causal, scale, enable_gqa)
+    weights = _weights(query, key, value, attn_mask, is_causal, scale, enable_gqa)
+    repeats = query.shape[-3] // key.shape[-3] if enable_gqa else 1
+    return matmul(dropout(weights, dropout_p), _repeated(value, repeats))
+
+
+@composite
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool,
+    scale: float | None, enable_gqa: bool,
+) -> Tensor:  # fmt: skip
+    weights = _weights(query, key, value, attn_mask, is_causal, scale, enable_gqa)
+    repeats = query.shape[-3] // key.shape[-3] if enable_gqa else 1
+    return matmul(weights, _repeated(value, repeats))
+
+
+def _repeated(heads: Tensor, repeats: int) -> Tensor:
+    if repeats == 1:
+        return heads
+    repeated: Tensor = heads.repeat_interleave(repeats, -3)
+    return repeated
+
+
+def _weights(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool,
+    scale: float | None, enable_gqa: bool,
+) -> Tensor:  # fmt: skip
+    """How much each query takes of each value."""
     operation = "scaled_dot_product_attention"
     if attn_mask is not None and is_causal:
         raise ShapeError(f"[{operation}] give attn_mask or is_causal=True, not both")
@@ -51,7 +81,7 @@ def scaled_dot_product_attention(
         )
     if enable_gqa:
         repeats = query.shape[-3] // key.shape[-3]
-        key, value = (x.repeat_interleave(repeats, -3) for x in (key, value))
+        key = _repeated(key, repeats)
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     swap = (*range(key.ndim - 2), key.ndim - 1, key.ndim - 2)
     scores = matmul(query * factor, ops.transpose(key, permutation=swap))
@@ -71,11 +101,8 @@ def scaled_dot_product_attention(
     if allowed is not None:
         scores = ops.where(allowed, scores, scores.constant(-math.inf))
     if allowed is None or is_causal:
-        weights = softmax(scores, dim=-1)
-    else:
-        axis = scores.ndim - 1
-        some = spread(ops.reduce_max(allowed, axes=(axis,)), shape, (axis,))
-        safe = ops.where(some, scores, scores.constant(0))
-        weights = softmax(safe, dim=-1)
-        weights = ops.where(some, weights, weights.constant(0))
-    return matmul(dropout(weights, dropout_p, training=dropout_p > 0), value)
+        return softmax(scores, dim=-1)
+    axis = scores.ndim - 1
+    some = spread(ops.reduce_max(allowed, axes=(axis,)), shape, (axis,))
+    weights = softmax(ops.where(some, scores, scores.constant(0)), dim=-1)
+    return ops.where(some, weights, weights.constant(0))

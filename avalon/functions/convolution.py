@@ -16,6 +16,7 @@ from avalon.errors import DTypeError, ShapeError
 from avalon.functions.support import broadcast, pair, reshape
 from avalon.shape import Shape
 from avalon.tensor import Tensor
+from avalon.tensor.composite import composite
 
 Ints = int | Sequence[int]
 
@@ -111,6 +112,7 @@ def _padding(
     return both, both
 
 
+@composite
 def convolution(
     operation: str,
     input: Tensor,

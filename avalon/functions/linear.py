@@ -24,8 +24,10 @@ from avalon.functions.support import (
 )
 from avalon.shape import Shape
 from avalon.tensor import Tensor
+from avalon.tensor.composite import composite
 
 
+@composite
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input @ weight.T + bias: (..., in) with weight (out, in) to (..., out).
 

@@ -29,6 +29,7 @@ from avalon.functions.support import (
 )
 from avalon.shape import Shape, broadcast_shapes, normalize_axis, size_of
 from avalon.tensor import Tensor, as_tensor, method
+from avalon.tensor.composite import composite
 
 
 def _same_dtype(operation: str, a: Tensor, b: Tensor) -> None:
@@ -55,6 +56,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 @method("__matmul__")
 @method("matmul")
+@composite
 def matmul(input: Any, other: Any) -> Tensor:
     """Matrix product over the last two axes; vectors are rows or columns, leading axes broadcast.
 

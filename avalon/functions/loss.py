@@ -33,6 +33,7 @@ from avalon.functions.support import (
 )
 from avalon.shape import broadcast_shapes
 from avalon.tensor import Tensor
+from avalon.tensor.composite import composite
 
 
 def _reduced(operation: str, loss: Tensor, reduction: str) -> Tensor:
@@ -52,11 +53,12 @@ def _matched(operation: str, input: Tensor, target: Tensor) -> list[Tensor]:
         warnings.warn(
             f"[{operation}] target of shape {tuple(target.shape)} differs from input of shape "
             f"{tuple(input.shape)}: the two broadcast, which is rarely meant; reshape one of them",
-            stacklevel=4,
+            stacklevel=5,
         )
     return together(operation, input, target)
 
 
+@composite
 @in_float32
 def mse_loss(
     input: Tensor, target: Tensor, size_average: None = None, reduce: None = None,
@@ -78,6 +80,7 @@ def mse_loss(
     return _reduced("mse_loss", loss, reduction)
 
 
+@composite
 @in_float32
 def l1_loss(
     input: Tensor, target: Tensor, size_average: None = None, reduce: None = None,
@@ -88,6 +91,7 @@ def l1_loss(
     return _reduced("l1_loss", ops.absolute(a - b), reduction)
 
 
+@composite
 @in_float32
 def smooth_l1_loss(
     input: Tensor, target: Tensor, size_average: None = None, reduce: None = None,
@@ -104,6 +108,7 @@ def smooth_l1_loss(
     return _reduced("smooth_l1_loss", ops.where(ops.less(size, edge), near, far), reduction)
 
 
+@composite
 @in_float32
 def huber_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0,
@@ -119,6 +124,7 @@ def huber_loss(
     return _reduced("huber_loss", loss if weight is None else loss * weight, reduction)
 
 
+@composite
 @in_float32
 def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: None = None,
@@ -165,6 +171,7 @@ def _at_least(x: Tensor, limit: Tensor) -> Tensor:
     return ops.where(ops.less(x, limit), limit, x)
 
 
+@composite
 @in_float32
 def binary_cross_entropy_with_logits(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: None = None,
@@ -223,6 +230,14 @@ def _checked_labels(
     labels = cast(target, dtypes.int64)
     counted = None
     known = known_values(target)
+    if (
+        known is not None
+        and known.size
+        and not 0 <= ignore_index < classes
+        and known.min() >= 0
+        and known.max() < classes
+    ):
+        return labels, None  # the usual case: all is well
     if known is None or bool((known == ignore_index).any()):
         counted = ops.not_equal(labels, labels.constant(ignore_index))
     if known is not None:
@@ -267,6 +282,15 @@ def _nll(
     must_float(operation, input)
     axis = _class_axis(operation, input)
     labels, counted = _checked_labels(operation, input, target, axis, ignore_index)
+    return _labelled(operation, input, labels, counted, weight, reduction, axis)
+
+
+@composite
+def _labelled(
+    operation: str, input: Tensor, labels: Tensor, counted: Tensor | None, weight: Tensor | None,
+    reduction: str, axis: int,
+) -> Tensor:  # fmt: skip
+    """Minus the log-probabilities of labels that were checked, reduced."""
     loss = -pick(input, labels, axis)
     weights = _label_weights(operation, input, weight, labels, axis)
     if weights is not None:
@@ -315,28 +339,42 @@ def cross_entropy(
             f"[{operation}] label_smoothing must lie in [0, 1], got {label_smoothing}"
         )
     axis = _class_axis(operation, input)
-    scores = log_softmax(input, dim=axis)
     if target.shape == input.shape and target.dtype.is_floating_point:
-        return _soft_cross_entropy(scores, target, weight, reduction, label_smoothing, axis)
-    hard = _nll(operation, scores, target, weight, ignore_index, reduction)
-    if label_smoothing == 0.0:
+        return _soft_cross_entropy(input, target, weight, reduction, label_smoothing, axis)
+    labels, counted = _checked_labels(operation, input, target, axis, ignore_index)
+    return _hard_cross_entropy(input, labels, counted, weight, reduction, label_smoothing, axis)
+
+
+@composite
+def _hard_cross_entropy(
+    input: Tensor,
+    labels: Tensor,
+    counted: Tensor | None,
+    weight: Tensor | None,
+    reduction: str,
+    smoothing: float,
+    axis: int,
+) -> Tensor:
+    operation = "cross_entropy"
+    scores = log_softmax(input, dim=axis)
+    hard = _labelled(operation, scores, labels, counted, weight, reduction, axis)
+    if smoothing == 0.0:
         return hard
-    smooth = _smooth_part(scores, target, weight, ignore_index, reduction, axis)
-    share = label_smoothing / input.shape[axis]
-    return (1 - label_smoothing) * hard + share * smooth
+    smooth = _smooth_part(scores, labels, counted, weight, reduction, axis)
+    share = smoothing / input.shape[axis]
+    return (1 - smoothing) * hard + share * smooth
 
 
 def _smooth_part(
     scores: Tensor,
-    target: Tensor,
+    labels: Tensor,
+    counted: Tensor | None,
     weight: Tensor | None,
-    ignore_index: int,
     reduction: str,
     axis: int,
 ) -> Tensor:
     """Minus the (weighted) sum of all log-probabilities of each row, reduced like the loss."""
     operation = "cross_entropy"
-    labels, counted = _checked_labels(operation, scores, target, axis, ignore_index)
     weighted = (
         scores
         if weight is None
@@ -353,14 +391,16 @@ def _smooth_part(
     return _reduced(operation, rows, reduction)
 
 
+@composite
 def _soft_cross_entropy(
-    scores: Tensor,
+    input: Tensor,
     target: Tensor,
     weight: Tensor | None,
     reduction: str,
     smoothing: float,
     axis: int,
 ) -> Tensor:
+    scores = log_softmax(input, dim=axis)
     classes = scores.shape[axis]
     if smoothing > 0.0:
         target = target * (1 - smoothing) + smoothing / classes

@@ -29,6 +29,7 @@ from avalon.functions.support import (
 )
 from avalon.shape import size_of
 from avalon.tensor import Tensor, no_grad
+from avalon.tensor.composite import composite
 
 
 def _per_channel(operation: str, name: str, value: Tensor, x: Tensor) -> Tensor:
@@ -103,15 +104,32 @@ def batch_norm(
             f"[batch_norm] training needs more than one value per channel, got shape "
             f"{tuple(input.shape)}; use a larger batch, or model.eval()"
         )
+    result, centre, unbiased = _standardized_batch(input, weight, bias, axes, count, eps)
+    with no_grad():
+        _move(running_mean, centre, momentum)
+        _move(running_var, unbiased, momentum)
+    return result
+
+
+@composite
+def _standardized_batch(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    axes: tuple[int, ...],
+    count: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The result of `batch_norm` in training, and the batch's mean and unbiased variance."""
     centre, squares = moments(input, axes)
     variance = squares / squares.constant(count)
     inverse = variance.constant(1) / ops.sqrt(variance + scalar(variance, eps))
     with no_grad():
         unbiased = ops.stop_gradient(squares) / squares.constant(max(count - 1, 0))
-        _move(running_mean, ops.stop_gradient(centre), momentum)
-        _move(running_var, unbiased, momentum)
+        mean = ops.stop_gradient(centre)
     distance = input - spread(centre, input.shape, axes)
-    return _affine("batch_norm", distance * spread(inverse, input.shape, axes), weight, bias)
+    result = _affine("batch_norm", distance * spread(inverse, input.shape, axes), weight, bias)
+    return result, mean, unbiased
 
 
 def _batch_norm_of_narrow(
@@ -171,6 +189,7 @@ def instance_norm(
     return _affine("instance_norm", _standardized(input, axes, eps), weight, bias)
 
 
+@composite
 @in_float32
 def layer_norm(
     input: Tensor,
@@ -215,6 +234,7 @@ def _last_axes(
     return shape
 
 
+@composite
 @in_float32
 def rms_norm(
     input: Tensor,
@@ -236,6 +256,7 @@ def rms_norm(
     return y if weight is None else y * broadcast(weight, y.shape)
 
 
+@composite
 @in_float32
 def group_norm(
     input: Tensor,
@@ -257,6 +278,7 @@ def group_norm(
     return _affine("group_norm", y, weight, bias)
 
 
+@composite
 @in_float32
 def normalize(input: Tensor, p: float = 2.0, dim: Dims = 1, eps: float = 1e-12) -> Tensor:
     """Divide by the p-norm along `dim`, or by eps where the norm is smaller."""
@@ -266,6 +288,7 @@ def normalize(input: Tensor, p: float = 2.0, dim: Dims = 1, eps: float = 1e-12) 
     return input / broadcast(length, input.shape)
 
 
+@composite
 @in_float32
 def local_response_norm(
     input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0

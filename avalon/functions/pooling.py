@@ -20,6 +20,7 @@ from avalon.functions.support import broadcast, cast, dtypes, iota, pair, reshap
 from avalon.ops.reduction import lowest
 from avalon.shape import Shape, size_of
 from avalon.tensor import Tensor, as_tensor
+from avalon.tensor.composite import composite
 
 Ints = int | Sequence[int]
 
@@ -100,6 +101,7 @@ def _windows(x: Tensor, kernel: Shape, strides: Shape, dilations: Shape) -> Tens
     return reshape(cut, (*cut.shape[: x.ndim], size_of(kernel)))
 
 
+@composite
 def _max_pool(
     operation: str, input: Tensor, kernel_size: Ints, stride: Any, padding: Ints, dilation: Ints,
     ceil_mode: bool, return_indices: bool, count: int,
@@ -178,6 +180,7 @@ def max_pool3d(
     )
 
 
+@composite
 def _avg_pool(
     operation: str, input: Tensor, kernel_size: Ints, stride: Any, padding: Ints, ceil_mode: bool,
     count_include_pad: bool, divisor_override: int | None, count: int,

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from avalon.dtype import DType
 from avalon.functions.support import cast, dtypes
 from avalon.tensor import Tensor
+from avalon.tensor.composite import composite
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -56,7 +57,7 @@ def in_float32(function: Function) -> Function:
 def activation(function: Function) -> Function:
     """Like `in_float32`, for functions with an `inplace` argument, which is obeyed here."""
     place = list(inspect.signature(function).parameters).index("inplace")
-    compute = in_float32(function)
+    compute = composite(in_float32(function))
 
     @functools.wraps(function)
     def wrapper(input: Tensor, *arguments: Any, **named: Any) -> Tensor:

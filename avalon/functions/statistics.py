@@ -35,6 +35,7 @@ from avalon.functions.support import (
 from avalon.graph.primitive import Primitive
 from avalon.shape import normalize_axis, size_of
 from avalon.tensor import Tensor, as_tensor, method
+from avalon.tensor.composite import composite
 
 FLOATING = dtypes.category(dtypes.float32)
 
@@ -60,6 +61,7 @@ def summable(x: Any, dtype: DType | None) -> Tensor:
 
 
 @method("sum")
+@composite
 def sum(
     input: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
 ) -> Tensor:
@@ -86,6 +88,7 @@ def nansum(
 
 
 @method("mean")
+@composite
 @in_float32
 def mean(
     input: Any, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
@@ -129,6 +132,7 @@ def moments(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 @method("var")
+@composite
 @in_float32
 def var(
     input: Any,
@@ -178,6 +182,7 @@ def safe_sqrt(x: Tensor) -> Tensor:
 
 
 @method("std")
+@composite
 @in_float32
 def std(
     input: Any,

@@ -127,6 +127,13 @@ class History:
         made._backward = function
         return made
 
+    def like(self, inputs: tuple[History | None, ...], kept: Sequence[Value]) -> History:
+        """The same history of other operands."""
+        made = History(self.name, inputs, self)
+        made.line, made.once, made.ends = self.line, self.once, self.ends
+        made._backward, made._kept = self._backward, kept
+        return made
+
     def __repr__(self) -> str:
         return f"<{self.name} backward>"
 

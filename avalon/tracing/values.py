@@ -14,7 +14,8 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any, NamedTuple
 
@@ -266,6 +267,16 @@ class Recorder:
             self.holders.append(holder)
         return found
 
+    def stand_in(self, shape: Shape, dtype: DType) -> Value:
+        """A value without content, which stands for an operand while a function is traced."""
+        value = Value(shape, dtype)
+        value.recorder = self
+        value.position = self.count
+        self.count += 1
+        self.recorded.key.append(input_of(shape, dtype, False))
+        self.recorded.lines.append(_NOWHERE)
+        return value
+
     def remember(self, holder: Any, value: Value) -> None:
         """Note that `holder.value`, known until now, is about to be rebound to pending work."""
         if value.buffer is not None:
@@ -428,6 +439,17 @@ def recorder() -> Recorder:
 def set_recorder(recorder: Recorder) -> None:
     """Let this thread record elsewhere from now on."""
     _local.recorder = recorder
+
+
+@contextmanager
+def recording_into(own: Recorder, forbidden: str) -> Iterator[None]:
+    """Inside, this thread records into `own`, where nothing runs: `forbidden` says why not."""
+    outer, replay = _local.recorder, modes.replay
+    _local.recorder, modes.replay = own, forbidden
+    try:
+        yield
+    finally:
+        _local.recorder, modes.replay = outer, replay
 
 
 def record(primitive: Primitive, operands: Sequence[Value], parameters: dict[str, Any]) -> Value:
