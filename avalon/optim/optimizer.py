@@ -12,13 +12,25 @@ Source: https://docs.pytorch.org/docs/stable/optim.html
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from avalon.dtype import DType
 from avalon.errors import CheckpointError
-from avalon.functions import zeros, zeros_like
-from avalon.tensor import Tensor, as_tensor, enable_grad, no_grad, synchronize
+from avalon.optim.traced import plan_for
+from avalon.shape import Shape
+from avalon.tensor import (
+    Tensor,
+    as_tensor,
+    enable_grad,
+    get_default_dtype,
+    no_grad,
+    synchronize,
+)
 from avalon.tracing.modes import modes
+from avalon.tracing.values import Value
 
 State = dict[str, Any]
 Group = dict[str, Any]
@@ -154,16 +166,40 @@ class Optimizer:
     def apply(self, group: Group, updates: Iterable[tuple[Any, Tensor, Tensor]]) -> None:
         """Update (key, parameter, gradient) triples with one group's settings."""
         updates = list(updates)
+        if not updates:
+            return
         for key, parameter, _ in updates:
             if key not in self.state:
                 self.state[key] = self._start(parameter, group)
-        self._count([self.state[key] for key, _, _ in updates])
-        for key, parameter, gradient in updates:
-            state = self.state[key]
-            if group.get("maximize"):
-                gradient = -gradient
-            self._update(parameter, gradient.detach(), state, group)
-        self._shared.clear()
+        states = [self.state[key] for key, _, _ in updates]
+        self._start_counts(states)
+        parameters = [parameter for _, parameter, _ in updates]
+        gradients = [gradient.detach() for _, _, gradient in updates]
+        plan = None
+        if not modes.eager and self._count_together(states):
+            plan = plan_for(self, self._take_step, group, parameters, gradients, states)
+        if plan is None:
+            self._part_counts(states)
+            self._take_step(group, parameters, gradients, states)
+        else:
+            plan.run(group, parameters, gradients, states)
+
+    def _take_step(
+        self,
+        group: Group,
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        states: Sequence[State],
+    ) -> None:
+        """The step itself, written with ordinary operations."""
+        for count in {id(s["step"]): s["step"] for s in states if "step" in s}.values():
+            count.add_(1)
+        try:
+            for parameter, gradient, state in zip(parameters, gradients, states, strict=True):
+                given = -gradient if group.get("maximize") else gradient
+                self._update(parameter, given, state, group)
+        finally:
+            self._shared.clear()
 
     def _start(self, parameter: Tensor, group: Group) -> State:
         """The state of a parameter before its first step."""
@@ -173,29 +209,34 @@ class Optimizer:
         """Take a step with one parameter: write it and its state in place."""
         raise NotImplementedError
 
-    def _count(self, states: list[State]) -> None:
-        """Add one to the step counts. Parameters that always step together share one count."""
-        new: list[State] = []
-        counting: dict[int, tuple[Tensor, list[State]]] = {}
-        for state in states:
-            if "step" not in state:
-                continue
-            if state["step"] is None:
-                new.append(state)
-            else:
-                counting.setdefault(id(state["step"]), (state["step"], []))[1].append(state)
+    def _start_counts(self, states: Sequence[State]) -> None:
+        """Parameters that step together for the first time share one count."""
+        new = [state for state in states if state.get("step", self) is None]
         if new:
-            first = zeros(()) + 1
+            start = fresh_zeros((), get_default_dtype())
             for state in new:
-                state["step"] = first
-        for count, users in counting.values():
-            holders = sum(state.get("step") is count for state in self.state.values())
-            if holders == len(users):
-                count.add_(1)
-            else:  # some parameters that shared it are left alone this time
-                moved = count + 1
+                state["step"] = start
+
+    def _count_together(self, states: Sequence[State]) -> bool:
+        """Whether every count belongs to none but these states."""
+        if len(states) == len(self.state):
+            return True
+        counts = {id(state["step"]) for state in states if "step" in state}
+        users = sum("step" in state for state in states)
+        return users == sum(id(state.get("step")) in counts for state in self.state.values())
+
+    def _part_counts(self, states: Sequence[State]) -> None:
+        """Give counts of their own to states that shared one with others, left alone this time."""
+        sharing: dict[int, list[State]] = {}
+        for state in states:
+            if "step" in state:
+                sharing.setdefault(id(state["step"]), []).append(state)
+        for users in sharing.values():
+            count = users[0]["step"]
+            if len(users) != sum(state.get("step") is count for state in self.state.values()):
+                own = count.clone()
                 for state in users:
-                    state["step"] = moved
+                    state["step"] = own
 
     def shared(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once a step for all parameters that have the same `key`."""
@@ -296,7 +337,12 @@ def _copied(name: str, value: Any, counts: dict[Any, Tensor]) -> Any:
 
 def like(parameter: Tensor) -> Tensor:
     """Zeros of a parameter's shape and dtype, to gather averages in."""
-    return zeros_like(parameter.detach())
+    return fresh_zeros(tuple(parameter.shape), parameter.dtype)
+
+
+def fresh_zeros(shape: Shape, dtype: DType) -> Tensor:
+    """Zeros that are there at once, so that the first step is recorded like the others."""
+    return Tensor._make(Value.from_numpy(np.zeros(shape, dtype.storage), dtype))
 
 
 def check(name: str, **settings: float) -> None:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from avalon import ops
-from avalon.errors import DeclarationError, TraceError
+from avalon.errors import TraceError
 from avalon.graph.primitive import Movement
 from avalon.tensor.core import Tensor, wrap
 from avalon.tensor.creation import get_default_dtype
@@ -24,8 +24,9 @@ from avalon.tracing import history as walk
 from avalon.tracing.backward import Backward
 from avalon.tracing.history import GradientFunction, History, Leaf
 from avalon.tracing.modes import modes, set_grad_enabled
-from avalon.tracing.operation import Operation, Step, composite_of
+from avalon.tracing.operation import Operation, Step
 from avalon.tracing.recorded import user_place
+from avalon.tracing.sketch import Sketch
 from avalon.tracing.values import Recorder, Value, recorder, recording_into
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -43,6 +44,8 @@ def composite(function: Function) -> Function:
 
     @functools.wraps(function)
     def recorded(*arguments: Any, **named: Any) -> Any:
+        if modes.replay is _FORBIDDEN:  # part of another one's trace
+            return function(*arguments, **named)
         operands: list[Tensor] = []
         edges: list[History | None] = []
         key: list[Any] = [get_default_dtype()]
@@ -183,20 +186,18 @@ def _is_fresh(result: Any, operands: Sequence[Tensor]) -> bool:
     )
 
 
-class _Tracing:
+class _Tracing(Sketch):
     """What a private recorder holds after the function ran: steps, cut into operations."""
 
     def __init__(
         self, name: str, own: Recorder, stand_ins: Sequence[Tensor], results: Sequence[Tensor]
     ) -> None:
-        self.name = name
-        self.own = own
         self.results = results
         result = results[0]
         self.stand_ins = stand_ins
         self.edge = result._history
         self.found: dict[int, Value] = {}
-        entries = len(own.recorded.lines)
+        end = own.count
         seed = own.stand_in(result.shape, result.dtype) if self.edge is not None else None
         if seed is not None and self.edge is not None:
             with set_grad_enabled(False):
@@ -205,39 +206,10 @@ class _Tracing:
                     differentiable=False,
                     wanted=[x._leaf for x in stand_ins if x._leaf is not None],
                 )  # fmt: skip
-        # every input and every step by number: its kind, and the step or None
-        self.kinds: list[tuple[Any, Any]] = []
-        self.steps: list[Step | None] = []
-        self.at: list[int] = []  # the number at each position
-        self.forward_end = 0
-        for count, (operation, positions, *_) in enumerate(own.recorded.entries()):
-            if count == entries:
-                self.forward_end = len(self.steps)
-            self._spell_out(operation, [self.at[position] for position in positions])
-        if count < entries:
-            self.forward_end = len(self.steps)
+        super().__init__(name, own)
+        self.forward_end = len(self.steps) if seed is None else self.at[end]
         self.operands = [self.at[x._cell.value.position] for x in stand_ins]
         self.seed = None if seed is None else self.at[seed.position]
-        self.numbers: dict[int, Value] = {}
-        for holder, position in zip(own.holders, own.entered.values(), strict=True):
-            if not isinstance(holder, Value):
-                raise TraceError(_FORBIDDEN)  # data that the function made itself
-            if type(holder.number) not in (bool, int, float):
-                raise DeclarationError(f"[{name}] draws random numbers, so it is no composite")
-            self.numbers[self.at[position]] = holder
-
-    def _spell_out(self, operation: Operation, operands: Sequence[int]) -> None:
-        if operation.scalar is not None:
-            self.at.append(len(self.steps))
-            self.kinds.append(operation.results[0])
-            self.steps.append(None)
-            return
-        slots = list(operands)
-        for step in operation.steps:
-            slots.append(len(self.steps))
-            self.kinds.append((step.shape, step.dtype))
-            self.steps.append(step._replace(places=tuple(slots[p] for p in step.places)))
-        self.at += [slots[slot] for slot in operation.outputs]
 
     def finish(self, several: bool) -> Trace:
         """The operations of forward and backward."""
@@ -247,7 +219,7 @@ class _Tracing:
         kept = self._kept(result, templates)
         known = {*self.operands, *results}
         outputs = [*results, *[number for number in kept if number not in known]]
-        forward, numbers, _ = self._cut(self.name, self.operands, outputs)
+        forward, numbers, _ = self.cut(self.name, self.operands, outputs)
         strides = [one._strides for one in self.results]
         if self.edge is None:
             return Trace(self.name, forward, numbers, None, strides, several)
@@ -258,12 +230,12 @@ class _Tracing:
         wanted = [
             None
             if x._leaf is None or x._leaf.serial not in self.found
-            else self._number_of(self.found[x._leaf.serial])
+            else self.number_of(self.found[x._leaf.serial])
             for x in self.stand_ins
         ]
         given = [self.seed, *kept]
         name = f"gradient of {self.name}"
-        operation, numbers_back, slots = self._cut(
+        operation, numbers_back, slots = self.cut(
             name, given, [n for n in dict.fromkeys(wanted) if n is not None and n not in given]
         )
         slot_of = {number: slot for slot, number in enumerate(given)} | slots
@@ -278,60 +250,18 @@ class _Tracing:
         )
         return Trace(self.name, forward, numbers, backward, strides, several)
 
-    def _number_of(self, value: Value) -> int:
-        if value.recorder is self.own:
-            return self.at[value.position]
-        return self.at[self.own.entered[id(value)]]
-
-    def _cut(
-        self, name: str, given: Sequence[int], wanted: Sequence[int]
-    ) -> tuple[Operation, list[Value], dict[int, int]]:
-        """The operation that computes `wanted` from `given`, the numbers that it needs besides, and
-        the slots of its steps.
-        """
-        needed = self._needed(wanted, given)
-        numbers = [number for number in sorted(needed) if number in self.numbers]
-        slots = {number: slot for slot, number in enumerate([*given, *numbers])}
-        inputs = len(slots)
-        kinds = [self.kinds[number] for number in slots]
-        steps = []
-        for number in sorted(needed):
-            step = self.steps[number]
-            if number in slots:
-                continue
-            assert step is not None
-            steps.append(step._replace(places=tuple(slots[place] for place in step.places)))
-            slots[number] = inputs + len(steps) - 1
-        made = composite_of(name, kinds, steps, [slots[number] for number in wanted])
-        return made, [self.numbers[number] for number in numbers], slots
-
-    def _needed(self, wanted: Iterable[int], given: Iterable[int]) -> set[int]:
-        """What `wanted` is computed from, up to and without `given`."""
-        stop = set(given)
-        needed: set[int] = set()
-        waiting = [number for number in wanted if number not in stop]
-        while waiting:
-            number = waiting.pop()
-            if number in needed:
-                continue
-            needed.add(number)
-            step = self.steps[number]
-            if step is not None:
-                waiting += [place for place in step.places if place not in stop]
-        return needed
-
     def _kept(self, result: int, templates: Sequence[History]) -> list[int]:
         """What must be kept for the gradient, and for the gradient's gradient."""
         read: set[int] = set()
-        wanted = [self._number_of(value) for value in self.found.values()]
-        reached = self._needed(wanted, [] if self.seed is None else [self.seed])
+        wanted = [self.number_of(value) for value in self.found.values()]
+        reached = self.needed(wanted, [] if self.seed is None else [self.seed])
         for number in reached:
             step = self.steps[number]
             if number >= self.forward_end and step is not None:
                 read.update(place for place in step.places if place < self.forward_end)
         read.update(number for number in wanted if number < self.forward_end)
         for history in templates:
-            read.update(self._number_of(value) for value in history._kept)
+            read.update(self.number_of(value) for value in history._kept)
         kept: set[int] = set()
         waiting = list(read)
         while waiting:
@@ -347,13 +277,13 @@ class _Tracing:
 
     def _unfolding(self, kept: list[int], templates: Sequence[History], result: int) -> Any:
         """What turns kept values into tensors with the histories that they would have had."""
-        held = {self._number_of(value) for history in templates for value in history._kept}
+        held = {self.number_of(value) for history in templates for value in history._kept}
         missing = sorted(held.difference(kept).difference(self.numbers))
-        again, numbers, _ = self._cut(self.name, kept, missing)
+        again, numbers, _ = self.cut(self.name, kept, missing)
         histories = self._histories(result)
         leaves = {x._leaf: place for place, x in enumerate(self.stand_ins) if x._leaf is not None}
         plans = [
-            (template, [self._number_of(value) for value in template._kept])
+            (template, [self.number_of(value) for value in template._kept])
             for template in templates
         ]
         constants = self.numbers
@@ -395,17 +325,10 @@ class _Tracing:
             pairs: list[tuple[int, History | None]] = []
             backward = history._backward
             if isinstance(backward, GradientFunction):
-                operands = [self._number_of(value) for value in history._kept[1:]]
+                operands = [self.number_of(value) for value in history._kept[1:]]
                 pairs = list(zip(operands, history.inputs, strict=True))
-            elif isinstance(backward, Backward) and backward.unfold is None:
-                if step is not None and len(step.places) == len(history.inputs):
-                    pairs = list(zip(step.places, history.inputs, strict=True))
-            elif isinstance(backward, Backward):
-                pairs = [
-                    (self._number_of(value), history.inputs[place])
-                    for place, value in zip(backward.keep, history._kept, strict=True)
-                    if place < len(history.inputs)
-                ]
+            elif step is not None and len(step.places) == len(history.inputs):
+                pairs = list(zip(step.places, history.inputs, strict=True))
             waiting += [(place, one) for place, one in pairs if one is not None]
         return found
 

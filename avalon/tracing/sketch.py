@@ -1,0 +1,104 @@
+"""A sketch: what a private recorder holds, spelled out step by step, to cut operations from.
+
+Comes in: a recorder into which a function was traced. Goes out: operations that compute some of its
+values from others. Guaranteed: an operation has the steps that it needs and no others, in the order
+in which they were recorded; numbers stay run-time operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from avalon.errors import DeclarationError, TraceError
+from avalon.tracing.operation import Operation, Step, composite_of
+from avalon.tracing.values import Recorder, Value
+
+
+class Sketch:
+    """Every input and every step by number.
+
+    Attributes:
+        kinds: shape and dtype of each.
+        steps: the step, whose places are numbers; None for an input.
+        at: the number of the value at each position of the recorder.
+        numbers: the Python numbers among the inputs.
+    """
+
+    def __init__(self, name: str, own: Recorder) -> None:
+        """Spell out what `own` recorded.
+
+        Raises:
+            TraceError: the function read memory that it was not given.
+            DeclarationError: it drew random numbers.
+        """
+        self.name = name
+        self.own = own
+        self.kinds: list[tuple[Any, Any]] = []
+        self.steps: list[Step | None] = []
+        self.at: list[int] = []
+        for operation, positions, *_ in own.recorded.entries():
+            self._spell_out(operation, [self.at[position] for position in positions])
+        self.numbers: dict[int, Value] = {}
+        for holder, position in zip(own.holders, own.entered.values(), strict=True):
+            if not isinstance(holder, Value):
+                raise TraceError(f"[{name}] makes tensors from data, so it cannot be traced")
+            if type(holder.number) not in (bool, int, float):
+                raise DeclarationError(f"[{name}] draws random numbers, so it cannot be traced")
+            self.numbers[self.at[position]] = holder
+
+    def _spell_out(self, operation: Operation, operands: Sequence[int]) -> None:
+        if operation.scalar is not None:
+            self.at.append(len(self.steps))
+            self.kinds.append(operation.results[0])
+            self.steps.append(None)
+            return
+        slots = list(operands)
+        for step in operation.steps:
+            slots.append(len(self.steps))
+            self.kinds.append((step.shape, step.dtype))
+            self.steps.append(step._replace(places=tuple([slots[p] for p in step.places])))
+        self.at += [slots[slot] for slot in operation.outputs]
+
+    def number_of(self, value: Value) -> int:
+        """The number of a value that the recorder holds, or of a number that it read."""
+        if value.recorder is self.own:
+            return self.at[value.position]
+        return self.at[self.own.entered[id(value)]]
+
+    def needed(self, wanted: Iterable[int], given: Iterable[int]) -> set[int]:
+        """What `wanted` is computed from, up to and without `given`."""
+        stop = set(given)
+        needed: set[int] = set()
+        waiting = [number for number in wanted if number not in stop]
+        while waiting:
+            number = waiting.pop()
+            if number in needed:
+                continue
+            needed.add(number)
+            step = self.steps[number]
+            if step is not None:
+                waiting += [place for place in step.places if place not in stop]
+        return needed
+
+    def cut(
+        self, name: str, given: Sequence[int], wanted: Sequence[int]
+    ) -> tuple[Operation, list[Value], dict[int, int]]:
+        """The operation that computes `wanted` from `given`, the numbers that it needs besides, and
+        the slots of its steps.
+        """
+        needed = self.needed(wanted, given)
+        numbers = [number for number in sorted(needed) if number in self.numbers]
+        slots = {number: slot for slot, number in enumerate([*given, *numbers])}
+        inputs = len(slots)
+        kinds = [self.kinds[number] for number in slots]
+        steps: list[Step] = []
+        for number in sorted(needed):
+            step = self.steps[number]
+            if number in slots:
+                continue
+            assert step is not None
+            slots[number] = inputs + len(steps)
+            steps.append(step._replace(places=tuple([slots[place] for place in step.places])))
+        made = composite_of(name, kinds, steps, [slots[number] for number in wanted])
+        return made, [self.numbers[number] for number in numbers], slots
