@@ -10,6 +10,7 @@ tensor's value may change freely while its kind may not.
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import operator
@@ -438,6 +439,8 @@ def _surroundings(path: str, function: Any) -> Iterator[tuple[str, type[Containe
     if isinstance(function, types.MethodType):
         yield path, _Sequence, (function.__self__,)
         function = function.__func__
+    if hasattr(function, "traces"):
+        return  # a composite function sees its arguments only, and what it keeps is no state
     if not isinstance(function, types.FunctionType):
         if callable(function) and not _is_atom(function) and not _is_library_object(function):
             yield path or type(function).__name__, _Sequence, (function,)
@@ -475,13 +478,19 @@ def _writer(cells: dict[str, types.CellType]) -> Callable[[str, Any], None]:
     return put
 
 
+_READS_GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL")
+
+
+@functools.lru_cache(maxsize=1024)
 def _global_names(code: types.CodeType) -> tuple[str, ...]:
     """Every global name that the code, or code inside it, mentions."""
     names: dict[str, None] = {}
     waiting = [code]
     while waiting:
         code = waiting.pop()
-        names.update(dict.fromkeys(code.co_names))
+        # co_names holds attributes too: `optimizer.step` does not mention a global `step`
+        found = [i.argval for i in dis.get_instructions(code) if i.opname in _READS_GLOBAL]
+        names.update(dict.fromkeys(found))
         waiting += [item for item in code.co_consts if isinstance(item, types.CodeType)]
     return tuple(names)
 

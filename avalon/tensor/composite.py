@@ -75,6 +75,7 @@ def composite(function: Function) -> Function:
             return function(*arguments, **named)
         return trace.record(operands, edges)
 
+    recorded.traces = traces  # type: ignore[attr-defined]
     return recorded  # type: ignore[return-value]
 
 
