@@ -176,7 +176,7 @@ class Optimizer:
         parameters = [parameter for _, parameter, _ in updates]
         gradients = [gradient.detach() for _, _, gradient in updates]
         plan = None
-        if not modes.eager and self._count_together(states):
+        if not modes.eager and modes.body is None and self._count_together(states):
             plan = plan_for(self, self._take_step, group, parameters, gradients, states)
         if plan is None:
             self._part_counts(states)

@@ -115,6 +115,8 @@ class Trace:
         if backward is not None and here.updated:
             here.flush()
         values = [operand.value() for operand in operands]
+        if modes.body is not None:
+            modes.body.meet(operands, values)
         line = user_place()
         made = here.put(self.forward, [*values, *self.numbers], line, self.name)
         result = Tensor._make(made[0])

@@ -444,12 +444,12 @@ def set_recorder(recorder: Recorder) -> None:
 @contextmanager
 def recording_into(own: Recorder, forbidden: str) -> Iterator[None]:
     """Inside, this thread records into `own`, where nothing runs: `forbidden` says why not."""
-    outer, replay = _local.recorder, modes.replay
-    _local.recorder, modes.replay = own, forbidden
+    outer, replay, body = _local.recorder, modes.replay, modes.body
+    _local.recorder, modes.replay, modes.body = own, forbidden, None
     try:
         yield
     finally:
-        _local.recorder, modes.replay = outer, replay
+        _local.recorder, modes.replay, modes.body = outer, replay, body
 
 
 def record(primitive: Primitive, operands: Sequence[Value], parameters: dict[str, Any]) -> Value:
