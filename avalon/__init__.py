@@ -12,7 +12,11 @@ from avalon.device import (
     best_available_device as best_available_device,
     device as device,
 )
-from avalon.diagnosis import check as check, debug_nans as debug_nans
+from avalon.diagnosis import (
+    check as check,
+    debug_nans as debug_nans,
+    profile as profile,
+)
 from avalon.dtype import (
     DType as DType,
     bfloat16 as bfloat16,

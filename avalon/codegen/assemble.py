@@ -32,6 +32,8 @@ from avalon.schedule.steps import (
 )
 
 _KEPT_KERNELS = 4096
+_LOOKED_AT = 100  # nodes of a kernel that are asked where they come from
+_ORIGINS = 6  # places that are named
 _kernels: OrderedDict[tuple[str, str], Kernel] = OrderedDict()
 
 
@@ -124,7 +126,7 @@ class Assembler:
         plan.launches.append(
             Launch(
                 kernel.symbol, tuple(arguments), step.work, step.cost, nbytes,
-                note_of(step.nodes), source_of(step.nodes),
+                note_of(step.nodes), source_of(step.nodes), self.origins(step.nodes),
             )
         )  # fmt: skip
 
@@ -147,14 +149,30 @@ class Assembler:
         for kernel in kernels:
             self.plan.kernels[kernel.symbol] = kernel
         nodes = (step.call, *(step.epilogue.step.nodes if step.epilogue else ()))
-        note, source = note_of(nodes), source_of(nodes)
+        note, source, origins = note_of(nodes), source_of(nodes), self.origins(nodes)
         for launch in launches:
             self.plan.launches.append(
                 Launch(
                     launch.kernel, launch.arguments, launch.work, launch.flops, launch.bytes,
-                    note, source,
+                    note, source, origins,
                 )
             )  # fmt: skip
+
+    def origins(self, nodes: Iterable[Node]) -> str:
+        """Where what a launch computes was recorded: the nodes, and what is computed inside it."""
+        found: dict[str, None] = {}
+        waiting, seen = list(nodes), set(nodes)
+        while waiting and len(seen) < _LOOKED_AT:
+            node = waiting.pop(0)
+            found.setdefault(origin_of(node))
+            for operand in node.operands if isinstance(node, Call) else ():
+                inside = isinstance(operand, Call) and self.resolve(operand) not in self.numbers
+                if inside and operand not in seen:
+                    seen.add(operand)
+                    waiting.append(operand)
+        found.pop("", None)
+        more = ", ..." if len(found) > _ORIGINS else ""
+        return ", ".join(list(found)[:_ORIGINS]) + more
 
     def temporary(self, nbytes: int) -> int:
         """A new buffer that no node has."""
@@ -221,6 +239,16 @@ def note_of(nodes: Iterable[Node]) -> str:
         name = node.primitive.name if isinstance(node, Call) else type(node).__name__.lower()
         parts.append(f"{name} {'x'.join(map(str, node.shape)) or 'scalar'}")
     return ", ".join(parts)
+
+
+def origin_of(node: Node) -> str:
+    """The layer that a node was recorded in, if that is known, and its line."""
+    layer = node.note.rpartition(": ")[2]  # a rewrite's note goes in front
+    if isinstance(node, Call) and layer == node.primitive.name:
+        layer = ""
+    file = node.source[0].replace("\\", "/").rpartition("/")[2] if node.source else ""
+    line = f"{file}:{node.source[1]}" if node.source else ""
+    return f"{layer} ({line})" if layer and line else layer or line
 
 
 def source_of(nodes: Iterable[Node]) -> str:

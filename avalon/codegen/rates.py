@@ -18,6 +18,7 @@ from avalon.codegen.target import Target, host
 from avalon.dtype import DType
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.plan import Argument, BufferSpec, InputSpec, Kernel, Launch, Plan
+from avalon.runtime.profile import Limits, measure_limits
 from avalon.runtime.program import Program
 from avalon.settings import settings
 
@@ -131,3 +132,10 @@ def _fastest(plan: Plan, inputs: Sequence[Buffer], threads: int | None) -> int:
         return best
     finally:
         settings.threads = before
+
+
+def _limits() -> Limits:
+    return Limits(multiply_add_rate(1), memory_rate(1))
+
+
+measure_limits.append(_limits)

@@ -2,3 +2,4 @@
 
 from avalon.diagnosis.check import check as check
 from avalon.diagnosis.nans import debug_nans as debug_nans
+from avalon.diagnosis.profiling import profile as profile

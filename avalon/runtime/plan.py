@@ -62,6 +62,7 @@ class Launch:
     bytes: int = 0
     note: str = ""  # what it computes, in the names of the graph
     source: str = ""  # the user's "file:line" it came from
+    origins: str = ""  # the layers and lines of all that it computes
 
 
 @dataclass(frozen=True)
