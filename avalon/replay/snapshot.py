@@ -406,6 +406,9 @@ def _containers(path: str, child: Any) -> Iterator[tuple[str, type[Container], A
         yield path, _Sequence, child
     elif isinstance(child, (types.FunctionType, types.MethodType, functools.partial)):
         yield from _surroundings(path, child)
+    elif "__wrapped__" in getattr(child, "__dict__", ()):
+        # a compiled step: what it calls counts, what it knows about its calls does not
+        yield from _surroundings(path, child.__wrapped__)
     elif not _is_library_object(child):
         if hasattr(child, "__dict__"):
             yield path, _Fields, vars(child)

@@ -390,3 +390,27 @@ def test_a_loss_that_still_has_its_history_is_not_replayed():
         assert weight.grad.tolist() == [4.0 * k]
     assert step.replayed == 0
     assert "history holds values" in step.reason
+
+
+SCALE = 2.0
+
+
+def scaled(x):
+    return x * SCALE
+
+
+doubled = av.compile(scaled)
+
+
+def test_steps_that_are_reachable_from_steps_settle(monkeypatch):
+    step = av.compile(lambda x: doubled(x) + 1)
+    x = av.tensor([1.0])
+    assert settle(step, x).item() == 3.0
+    monkeypatch.setitem(globals(), "SCALE", 5.0)
+    assert step(x).item() == 6.0
+
+    @av.compile
+    def exp(x):  # a name that its own code mentions
+        return x.exp(), exp.__name__
+
+    settle(exp, x)
