@@ -17,6 +17,7 @@ from avalon.codegen.libraries import library_kernels
 from avalon.codegen.target import Target
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Node
+from avalon.runtime.memory import delay_updates
 from avalon.runtime.plan import Argument, BufferSpec, CheckSpec, InputSpec, Kernel, Launch, Plan
 from avalon.schedule.arrange import generic
 from avalon.schedule.donation import donated_pairs
@@ -200,6 +201,7 @@ class Assembler:
                 if target in outputs and source in inputs and writers[target] == 1:
                     candidates.setdefault(inputs[source], []).append(outputs[target])
         self.plan.donations.extend(match_donations(candidates))
+        delay_updates(self.plan)
         return self.plan
 
 

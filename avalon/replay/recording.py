@@ -123,7 +123,9 @@ class Recording:
         if recording.refused_change is None:
             recording._before.clear()  # nobody asks for the old values any more
             recording._held.clear()
-            recording.pending.live.clear()
+            _, feeds, holders, live, *_ = recording.pending
+            for kept in (feeds, holders, live):
+                kept.clear()
         return result, recording
 
     def _release(self) -> None:

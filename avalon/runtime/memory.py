@@ -10,11 +10,11 @@ still fail.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from avalon.runtime.buffer import ALIGNMENT
-from avalon.runtime.plan import Plan
+from avalon.runtime.plan import Launch, Plan
 from avalon.size import Sizes, hint
 from avalon.switches import declare
 
@@ -191,6 +191,46 @@ def safe_donations(plan: Plan) -> list[tuple[int, int]]:
         if same_size and read_before and last_check < write:
             safe.append((output, position))
     return safe
+
+
+def delay_updates(plan: Plan) -> None:
+    """Move the launch that updates an input behind the last one that reads the old value, where
+    nothing between them needs what it writes, so that the input's memory can be written over.
+    """
+    if plan.loops:
+        return
+    for output, position in plan.donations:
+        source, target = plan.inputs[position].buffer, plan.outputs[output]
+        first = last = -1
+        for number, launch in enumerate(plan.launches):
+            for argument in launch.arguments:
+                if argument.kind != "buffer":
+                    continue
+                if argument.value == target and argument.written and first < 0:
+                    first = number
+                elif argument.value == source:
+                    last = number
+        if not 0 <= first < last:
+            continue
+        update, between = plan.launches[first], plan.launches[first + 1 : last + 1]
+        if any(argument.kind == "status" for argument in update.arguments):
+            continue
+        read, written = _touched(plan, [update])
+        others_read, others_written = _touched(plan, between)
+        if written & (others_read | others_written) or read & others_written:
+            continue
+        plan.launches.insert(last, plan.launches.pop(first))
+
+
+def _touched(plan: Plan, launches: Sequence[Launch]) -> tuple[set[int], set[int]]:
+    """The buffers that some launches read, and those that they write."""
+    read: set[int] = set()
+    written: set[int] = set()
+    for launch in launches:
+        for argument in launch.arguments:
+            if argument.kind == "buffer":
+                (written if argument.written else read).add(plan.base(argument.value))
+    return read, written
 
 
 def _lifetimes(plan: Plan) -> dict[int, _Lifetime]:

@@ -147,3 +147,21 @@ def test_an_input_that_is_put_out_as_it_is_is_not_donated():
     plan = donating((READ, WRITE))
     plan.outputs.append(0)
     assert memory.safe_donations(plan) == []
+
+
+def test_an_update_waits_for_the_last_reader_of_the_old_value():
+    later = (READ, Argument("buffer", 2, written=True))
+    plan = donating((READ, WRITE), later)
+    update = plan.launches[0]
+    memory.delay_updates(plan)
+    assert plan.launches[1] is update
+    assert memory.safe_donations(plan) == [(0, 0)]
+
+
+def test_an_update_does_not_wait_for_what_needs_it():
+    needs = (READ, Argument("buffer", 1), Argument("buffer", 2, written=True))
+    plan = donating((READ, WRITE), needs)
+    launches = list(plan.launches)
+    memory.delay_updates(plan)
+    assert plan.launches == launches
+    assert memory.safe_donations(plan) == []
