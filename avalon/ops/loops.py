@@ -80,9 +80,10 @@ def _(
     stacks = kinds[carries : carries + sequences]
     if any(not shape for shape, _ in stacks):
         raise ShapeError("[scan] a sequence must have at least one axis, the one that is walked")
-    lengths = {shape[0] for shape, _ in stacks} or {length}
-    if len(lengths) != 1 or None in lengths:
-        raise ShapeError(f"[scan] sequences must be equally long, got lengths {sorted(lengths)}")
+    lengths = [shape[0] for shape, _ in stacks]
+    count = lengths[0] if lengths else length
+    if count is None or any(other != count for other in lengths):
+        raise ShapeError(f"[scan] sequences must be equally long, got lengths {lengths}")
     given = [*kinds[:carries], *((shape[1:], t) for shape, t in stacks)]
     _must_fit("scan", body, [*given, *kinds[carries + sequences :]])
     if list(body.outputs[:carries]) != kinds[:carries]:
@@ -90,7 +91,6 @@ def _(
             f"[scan] the carried values are {_listed(kinds[:carries])} and become "
             f"{_listed(body.outputs[:carries])}; they must stay of one shape and dtype"
         )
-    (count,) = lengths
     return (*kinds[:carries], *(((count, *s), t) for s, t in body.outputs[carries:]))
 
 

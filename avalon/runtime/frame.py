@@ -81,7 +81,7 @@ class Frame:
         self.formulas: list[Size] = []
         patch_count = slot_count
         if plan.sizes is not None:
-            patch_count += 4 * len(plan.launches) + len(units)
+            patch_count += 4 * len(plan.launches) + 2 * len(plan.loops) + len(units)
         places = _Places()
         job = places.add(driver.JOB_WORDS)
         launches = places.add(driver.LAUNCH_WORDS * len(records))
@@ -123,7 +123,7 @@ class Frame:
                 words[record + driver.LAUNCH_KIND] = kind
                 words[record + driver.LAUNCH_DEPTH] = loop.depth
                 words[record + driver.LAUNCH_GROUP] = -2  # like no group: everything waits here
-                words[record + driver.LAUNCH_WORK] = loop.rounds
+                put(record + driver.LAUNCH_WORK, loop.rounds)
                 other = driver.END if kind == driver.BEGIN else driver.BEGIN
                 words[record + driver.LAUNCH_TARGET] = records.index((other, loop)) + 1
                 arguments = [Argument("buffer", loop.limit)] if loop.limit >= 0 else []
@@ -276,17 +276,18 @@ def chunk_units(launch: Launch, threads: int) -> int:
     chunks = threads * _CHUNKS_PER_THREAD
     if launch.flops or launch.bytes:
         chunks = min(chunks, max(1, estimate(launch) // _CHUNK_NANOSECONDS))
-    largest = max(1, -(-launch.work // chunks))
-    if chunks < threads or not isinstance(launch.work, int):
+    work = hint(launch.work)
+    largest = max(1, -(-work // chunks))
+    if chunks < threads:
         return largest
-    even = -(-launch.work // threads) * _UNEVEN
+    even = -(-work // threads) * _UNEVEN
     sizes = range(largest, (largest - 1) // 2, -1)
-    return next((size for size in sizes if _share(launch, size, threads) <= even), largest)
+    return next((size for size in sizes if _share(work, size, threads) <= even), largest)
 
 
-def _share(launch: Launch, chunk: int, threads: int) -> int:
+def _share(work: int, chunk: int, threads: int) -> int:
     """Units of the thread that has most."""
-    count = -(-launch.work // chunk)
+    count = -(-work // chunk)
     return -(-count // threads) * chunk
 
 
@@ -301,7 +302,7 @@ def shared_gain(plan: Plan, threads: int) -> float:
     for launch, rounds in zip(plan.launches, plan.rounds(), strict=True):
         work = hint(launch.work)
         if work:
-            chunks = -(-work // hint(chunk_units(launch, threads)))
+            chunks = -(-work // chunk_units(launch, threads))
             alone += estimate(launch) * rounds
             together += estimate(launch) * rounds * -(-chunks // threads) / chunks
     return 1 - together / alone if alone else 0.0

@@ -291,36 +291,38 @@ class _Regions:
         self._ranges: list[tuple[int, int]] = []
 
     def add(self, buffer: int) -> None:
-        start = self._start(buffer)
-        if start is None:
+        found = self._range(buffer)
+        if found is None:
             buffer = self._plan.base(buffer)
             self._buffers.add(self._shared.get(buffer, buffer))
-        elif self._arena.places is not None:
-            place = self._arena.places[buffer]
-            self._ranges.append((place, place + 1))
         else:
-            self._ranges.append((start, start + self._plan.buffers[buffer].nbytes))
+            self._ranges.append(found)
 
     def meets(self, buffer: int) -> bool:
-        start = self._start(buffer)
-        if start is None:
+        found = self._range(buffer)
+        if found is None:
             buffer = self._plan.base(buffer)
             return self._shared.get(buffer, buffer) in self._buffers
-        if self._arena.places is not None:
-            place = self._arena.places[buffer]
-            return (place, place + 1) in self._ranges
-        end = start + self._plan.buffers[buffer].nbytes
-        return any(first < end and start < stop for first, stop in self._ranges)
+        return any(first < found[1] and found[0] < stop for first, stop in self._ranges)
 
-    def _start(self, buffer: int) -> int | None:
-        """Where a buffer starts in the arena, if it lies there; a window as in round 0, for all of
-        a group is in one round, and the two places of a carried value are apart in each.
+    def _range(self, buffer: int) -> tuple[int, int] | None:
+        """Where a buffer lies in the arena, if it does; a window as in round 0, for all of a group
+        is in one round, and the two places of a carried value are apart in each. With places
+        instead of offsets, a place counts as two halves.
         """
-        spec = self._plan.buffers[buffer]
-        if spec.role != "window":
-            return self._arena.offsets.get(buffer)
-        base = self._start(spec.base)
-        return None if base is None else base + spec.stride * (spec.mode == "next")
+        nbytes = self._plan.buffers[buffer].nbytes
+        start, half = 0, ""
+        while (spec := self._plan.buffers[buffer]).role == "window":
+            if spec.mode in ("now", "next"):
+                start, half = start + spec.stride * (spec.mode == "next"), spec.mode
+            buffer = spec.base
+        offset = self._arena.offsets.get(buffer)
+        if offset is None:
+            return None
+        if self._arena.places is None:
+            return offset + start, offset + start + nbytes
+        first = 2 * self._arena.places[buffer]
+        return first + (half == "next"), first + (1 if half == "now" else 2)
 
     def clear(self) -> None:
         self._buffers.clear()

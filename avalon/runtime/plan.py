@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from avalon.size import Sizes
+from avalon.size import Sizes, hint
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Plan:
         found = [1] * len(self.launches)
         for loop in self.loops:
             for position in range(loop.begin, loop.end):
-                found[position] *= loop.rounds if loop.limit < 0 else 1
+                found[position] *= hint(loop.rounds) if loop.limit < 0 else 1
         return found
 
 

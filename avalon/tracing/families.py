@@ -13,8 +13,6 @@ from operator import itemgetter
 from typing import Any
 
 from avalon.compiler import compile_sized
-from avalon.graph.body import Body
-from avalon.graph.node import Call
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.sized import SizedProgram, Symbols
 from avalon.size import Size, Sizes
@@ -46,7 +44,7 @@ class Template:
     ) -> None:
         """
         Raises:
-            NoSymbols: if no extent differs, one is 0, or there is a loop.
+            NoSymbols: if no extent differs, or one is 0.
         """
         pairs = zip(column, other, strict=True)
         varying = [place for place, (now, before) in enumerate(pairs) if now != before]
@@ -60,8 +58,6 @@ class Template:
         self._formulas = numbers.sizes.function([numbers.found[place] for place in known])
         filled = [numbers.found.get(place, number) for place, number in enumerate(column)]
         graph, nodes, constants = build(recorded, filled)
-        if any(isinstance(node, Call) and _holds_graphs(node) for node in graph.nodes):
-            raise NoSymbols("the graph of a loop knows its sizes")
         own = len(graph.inputs) - len(constants)
         kept = restrict(graph, [nodes[position] for position in positions])
         self.inputs = [place for place in kept if place < own]
@@ -148,11 +144,6 @@ class _Numbers:
         self._pairs.append((now, before, made))
         self.symbols.append(place)
         return made
-
-
-def _holds_graphs(call: Call) -> bool:
-    """Whether a call holds graphs: a loop, a condition."""
-    return any(isinstance(value, Body) for value in call.parameters.values())
 
 
 def _getter(places: Sequence[int]) -> Callable[[Column], Column]:

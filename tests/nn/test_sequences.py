@@ -1,11 +1,15 @@
 """Recurrent layers and attention give PyTorch's outputs and gradients from PyTorch's weights."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 
 import avalon as av
 from avalon import nn
+from avalon.settings import settings
+from avalon.tracing import execute
 
 RNG = np.random.default_rng(0)
 SEQUENCE = RNG.normal(size=(5, 3, 4)).astype(np.float32)
@@ -140,3 +144,32 @@ def test_proj_size_is_for_lstm():
         nn.GRU(4, 3, proj_size=2)
     with pytest.raises(ValueError, match="smaller than hidden_size"):
         nn.LSTM(4, 3, proj_size=3)
+
+
+def test_batches_of_changing_length_share_a_program_and_give_the_bits_of_each_length():
+    layer = nn.LSTM(4, 3)
+
+    def step(length):
+        values = np.random.default_rng(length).normal(size=(length, 2, 4))
+        x = av.tensor(values, dtype=av.float32, requires_grad=True)
+        y, (h, _) = layer(x)
+        layer.zero_grad()
+        (y.square().sum() + h.sum()).backward()
+        tensors = [y.detach(), x.grad, *[p.grad for p in layer.parameters()]]
+        return [tensor.numpy().copy() for tensor in tensors]
+
+    lengths = (5, 9, 6, 13, 1, 30)
+    found = {length: step(length) for length in lengths}
+    shared = [line for line in execute.report() if "sizes that differ are symbols" in line]
+    assert shared
+    with plain():
+        for length in lengths:
+            for one, other in zip(found[length], step(length), strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+@contextmanager
+def plain():
+    before, settings.tier = settings.tier, "plain"
+    yield
+    settings.tier = before
