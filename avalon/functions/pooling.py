@@ -325,6 +325,14 @@ def _adaptive_axis(x: Tensor, axis: int, size: int) -> tuple[Tensor, Tensor | No
 
 def _adaptive_average(operation: str, input: Tensor, output_size: Any, count: int) -> Tensor:
     sizes = _adaptive_sizes(operation, input, output_size, count)
+    lead, spatial = tuple(input.shape[:-count]), tuple(input.shape[-count:])
+    if all(size and extent % size == 0 for size, extent in zip(sizes, spatial, strict=True)):
+        # Windows of one size that do not overlap: all of their axes are summed at once.
+        widths = [extent // size for size, extent in zip(sizes, spatial, strict=True)]
+        paired = [n for pair in zip(sizes, widths, strict=True) for n in pair]
+        axes = tuple(len(lead) + 1 + 2 * i for i in range(count))
+        total = ops.reduce_sum(reshape(input, (*lead, *paired)), axes=axes)
+        return total / total.constant(size_of(widths))
     x = input
     for i, size in enumerate(sizes):
         axis = input.ndim - count + i

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from avalon.compiler import compile_graph
+from avalon.errors import ShapeError
 from avalon.runtime.buffer import Buffer
 from avalon.settings import settings
 from avalon.switches import off
@@ -108,8 +109,8 @@ class _Family:
         start = time.perf_counter()
         try:
             made = Template(recorded, column, earlier, build[0], sorted(positions))
-        except NoSymbols:
-            return None
+        except (NoSymbols, ShapeError):
+            return None  # one array seen as two shapes: a relation that symbols do not know
         known.append((made, (_where(recorded), _count(build, start))))
         return self.find(column, build, wanted)
 

@@ -148,3 +148,12 @@ def test_programs_of_sizes_that_never_come_back_are_forgotten(monkeypatch):
     assert execute._weight[0] <= 500
     assert len(execute._structures) < 40
     assert execute._weight[0] == sum(s.weight for s in execute._structures.values())
+
+
+def test_one_array_seen_as_two_shapes():
+    x = av.arange(24.0)
+    for shape in [(2, 12), (3, 8), (4, 6), (2, 12)]:
+        found = x.reshape(*shape).exp().sum(1)
+        np.testing.assert_allclose(
+            found.numpy(), np.exp(np.arange(24.0).reshape(shape)).sum(1), rtol=1e-5
+        )
