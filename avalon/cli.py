@@ -1,4 +1,4 @@
-"""The command line: `avalon train cnn|vae`, `avalon cache show|clear`.
+"""The command line: `avalon train cnn|vae`, `avalon cache show|clear`, `avalon doctor`.
 
 Comes in: arguments. Goes out: a trained model with its pictures, in a folder; or text.
 Guaranteed: a wrong word is answered with the nearest right one and exit code 2, an error of the
@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from avalon.diagnosis.doctor import doctor
 from avalon.errors import AvalonError
 from avalon.runtime import cache
 from avalon.settings import settings
@@ -51,6 +52,10 @@ def _cache(options: argparse.Namespace) -> None:
     print(f"{settings.cache}: {what} {count} entries, {size / 2**20:.1f} MB")
 
 
+def _doctor(options: argparse.Namespace) -> None:
+    print(doctor(measure=not options.quick))
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that knows how its words are spelled, and says so."""
 
@@ -74,10 +79,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog="avalon", description="Train example models; look after the cache.")
+    parser = _Parser(
+        prog="avalon",
+        description="Train example models; look after the cache; look at this machine.",
+    )
     parser.add_argument("--version", action="version", version=f"avalon {version('avalon')}")
-    parser.add_argument("command", metavar="train|cache", nargs="?")
-    commands = {"train": _train_parser(), "cache": _cache_parser()}
+    parser.add_argument("command", metavar="train|cache|doctor", nargs="?")
+    commands = {"train": _train_parser(), "cache": _cache_parser(), "doctor": _doctor_parser()}
     if not arguments:
         parser.print_help()
         parser.exit(2)
@@ -90,7 +98,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         command.error(f"unknown option {unknown[0]!r}{_nearest(unknown[0], command.options())}")
     if first == "train":
         command.choose("model", options.model, list(RECIPES))
-    else:
+    elif first == "cache":
         command.choose("action", options.action, ["show", "clear"])
     return options
 
@@ -119,6 +127,15 @@ def _cache_parser() -> _Parser:
     parser = _Parser(prog="avalon cache", description="Compiled kernels and programs on disk.")
     parser.set_defaults(run=_cache)
     parser.add_argument("action", metavar="show|clear", help="say what is there, or remove it")
+    return parser
+
+
+def _doctor_parser() -> _Parser:
+    parser = _Parser(
+        prog="avalon doctor", description="Say what was found on this machine, and what is wrong."
+    )
+    parser.set_defaults(run=_doctor)
+    parser.add_argument("--quick", action="store_true", help="measure no rates")
     return parser
 
 

@@ -11,7 +11,7 @@ from avalon.runtime import cache
 from avalon.settings import settings
 
 WRONG = {
-    "trian cnn": "unknown command 'trian' (did you mean 'train'?); choose train or cache",
+    "trian cnn": "unknown command 'trian' (did you mean 'train'?); choose train or cache or doctor",
     "train cmm": "unknown model 'cmm' (did you mean 'cnn'?); choose cnn or vae",
     "train cnn --epoch 3": "unknown option '--epoch' (did you mean '--epochs'?)",
     "train cnn --epochs 0": "'0' is not a whole number above 0",
@@ -35,7 +35,7 @@ def test_no_words_print_the_help(capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([])
     assert stopped.value.code == 2
-    assert "train|cache" in capsys.readouterr().out
+    assert "train|cache|doctor" in capsys.readouterr().out
 
 
 def test_bad_data_is_one_line_without_a_traceback(tmp_path):
