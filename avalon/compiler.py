@@ -30,7 +30,7 @@ from avalon.runtime.plan import Plan
 from avalon.runtime.program import Program
 from avalon.runtime.sized import SizedProgram
 from avalon.schedule.calls import schedule_calls
-from avalon.schedule.hot import schedule_hot
+from avalon.schedule.hot import HotScheduler, schedule_hot
 from avalon.settings import settings
 from avalon.size import Sizes
 from avalon.switches import declare, off
@@ -84,10 +84,20 @@ def compile_graph(
 
 
 def compile_sized(graph: Graph, sizes: Sizes, tier: str = "hot") -> SizedProgram:
-    """As `compile_graph`, for a graph whose extents are formulas over the symbols of `sizes`."""
+    """As `compile_graph`, for a graph whose extents are formulas over the symbols of `sizes`. The
+    bodies of its loops, which know their sizes, are fused in the cold tier too: a graph with
+    symbols is one that came back.
+    """
     started = perf_counter()
     target = named(settings.target)
-    plan = plan_graph(graph, tier, target)
+    if tier == "cold":
+        for name, rewriting in PASSES:
+            if name not in off():
+                map_bodies(graph, rewriting)
+        schedule = schedule_calls(graph, tier, HotScheduler)
+        plan = assemble(graph, schedule, tier, target)
+    else:
+        plan = plan_graph(graph, tier, target)
     plan.sizes = sizes
     return SizedProgram(plan, target, started)
 

@@ -71,17 +71,24 @@ LINEAR = frozenset(
 RUNNING_TOTALS = frozenset(("cumulative_sum", "cumulative_product"))
 
 
-def schedule_calls(graph: Graph, tier: str) -> Schedule:
-    """The schedule of a graph without dead nodes, call by call."""
-    return CallScheduler(graph, tier).run()
+def schedule_calls(
+    graph: Graph, tier: str, inside: Callable[[Graph], CallScheduler] | None = None
+) -> Schedule:
+    """The schedule of a graph without dead nodes, call by call; `inside` schedules the bodies of
+    loops, if not the same way.
+    """
+    return CallScheduler(graph, tier, inside).run()
 
 
 class CallScheduler:
     """Walks a graph once. `ready`: nodes that have a buffer, or share one (`schedule.aliases`)."""
 
-    def __init__(self, graph: Graph, tier: str) -> None:
+    def __init__(
+        self, graph: Graph, tier: str, inside: Callable[[Graph], CallScheduler] | None = None
+    ) -> None:
         self.graph = graph
         self.tier = tier
+        self.inside = inside
         self.reads_through = tier != "plain"
         self.generic = tier != "hot"
         self.small = SMALL_REDUCTION if tier != "plain" else 1
@@ -90,8 +97,8 @@ class CallScheduler:
         self.complex_parts = 1
 
     def fresh(self, graph: Graph) -> CallScheduler:
-        """A scheduler of the same tier, for a graph inside a call."""
-        return CallScheduler(graph, self.tier)
+        """A scheduler for a graph inside a call."""
+        return CallScheduler(graph, self.tier) if self.inside is None else self.inside(graph)
 
     def run(self) -> Schedule:
         depths: dict[Node, int] = {}  # of views on views, which readers follow one by one
