@@ -25,6 +25,7 @@ from avalon.graph.interpret import evaluate, from_storage
 from avalon.graph.node import Call, Constant, Input, Node
 from avalon.tensor import Tensor
 from avalon.tracing.modes import modes
+from avalon.tracing.recorded import Layered
 from avalon.tracing.values import Value, recorder
 
 Array = np.ndarray[Any, Any]
@@ -165,7 +166,7 @@ def _tell(
     )
     backward = node.note.startswith(_GRADIENT)
     what = f"{node.primitive.name}, {node.note}" if backward else node.primitive.name
-    layer = _layer_of_forward(node) if backward else node.note
+    layer = _layer_of_forward(node) if backward else _layer_of(node)
     after = "" if layer else _nearest_parameter(node, feeds, paths)
     where = f", in {layer}," if layer else f", after {after}" if after else ""
     return f"[{what}]{line}{where} made the first {_kind(values[node])}, of numbers in {ranges}"
@@ -182,12 +183,17 @@ def _layer_of_forward(node: Call) -> str:
         if other is node:
             break
         if isinstance(other, Call) and other.source == node.source:
-            if other.note.startswith(_GRADIENT) or other.primitive.name != name or not other.note:
+            same = other.primitive.name == name or other.note.endswith(f" > {name}")
+            if not same or not _layer_of(other):
                 continue
-            found = other.note
+            found = _layer_of(other)
             if other in shared or not shared.isdisjoint(other.operands):
                 break
     return found
+
+
+def _layer_of(node: Node) -> str:
+    return node.note.layer if isinstance(node.note, Layered) else ""
 
 
 def _nearest_parameter(node: Node, feeds: dict[Input, Any], paths: Mapping[int, str]) -> str:

@@ -23,6 +23,16 @@ from avalon.tracing.operation import Operation
 Line = tuple[CodeType, int] | None  # a place in the user's code, whose line number nobody read yet
 
 
+class Layered(str):
+    """A note that begins with the name of a layer: "net.conv1", or "net.conv1 > conv2d"."""
+
+    __slots__ = ()
+
+    @property
+    def layer(self) -> str:
+        return self.partition(" > ")[0]
+
+
 class Recorded:
     """Entries: in `key`, each operation followed by the positions of its operands; in `lines`,
     where each was recorded. An operation takes one position for each of its results.

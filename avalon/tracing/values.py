@@ -37,7 +37,7 @@ from avalon.tracing import execute
 from avalon.tracing.modes import modes
 from avalon.tracing.operation import Operation, call_of, constant_of, input_of, several_of
 from avalon.tracing.parts import run_nodes
-from avalon.tracing.recorded import Line, Recorded, user_line as user_line, user_place
+from avalon.tracing.recorded import Layered, Line, Recorded, user_line as user_line, user_place
 
 Number = bool | int | float
 
@@ -240,11 +240,12 @@ class Recorder:
         return made
 
     def name(self, start: int, layer: str) -> None:
-        """Note for the entries from number `start` on, unless they say more, their layer."""
+        """Note for the entries from number `start` on their layer, unless they have one."""
         lines = self.recorded.lines
         for number in range(start, len(lines)):
             line, note = lines[number]
-            lines[number] = line, note or layer
+            if not isinstance(note, Layered) and not note.startswith("gradient of "):
+                lines[number] = line, Layered(f"{layer} > {note}" if note else layer)
 
     def admit(self, value: Value) -> None:
         """Make an operand usable that another recorder has pending."""
