@@ -12,9 +12,19 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from avalon.dtype import DType
 from avalon.epoch import epoch
-from avalon.replay.recording import Origin, Outcome, Reachable, Template, rebuild, templates
+from avalon.replay.recording import (
+    Origin,
+    Outcome,
+    Reachable,
+    Template,
+    evaluate,
+    rebuild,
+    templates,
+)
 from avalon.replay.watch import Watch, same_argument
 from avalon.runtime.bound import Bound, written_after_checks
 from avalon.runtime.buffer import Buffer
@@ -22,6 +32,7 @@ from avalon.runtime.program import Program
 from avalon.shape import Shape
 from avalon.tensor.cell import Cell
 from avalon.tensor.core import Tensor
+from avalon.tensor.creation import tensor
 from avalon.tracing.modes import modes
 from avalon.tracing.values import Value, recorder
 
@@ -45,11 +56,11 @@ class _Argument(NamedTuple):
 
 
 class _Moved(NamedTuple):
-    """A value whose memory is new after each call: its place among the held, the words where the
-    old memory is read, the word where the new one is written, and its size.
+    """A value whose memory is new after each call: its place among the rewritten values, the words
+    where the old memory is read, the word where the new one is written, and its size.
     """
 
-    held: int
+    place: int
     read: tuple[int, ...]
     written: int
     nbytes: int
@@ -97,7 +108,7 @@ class Quick:
         if program.copies or any(tensor._cell.memory is not None for tensor in replay.tensors):
             raise _Unfit
         self._around = around
-        self._held: list[Any] = []  # what nobody else may hold
+        self._owners: list[Tensor] = []  # whose gradients are rewritten
         self._advance = replay.advance
         self._result = replay.result
         self._made_count = len(replay.made)
@@ -107,10 +118,9 @@ class Quick:
         self._tensors = replay.tensors
         self._cells = [self._tensors[index]._cell for index, _ in replay.rebound]
         self._known = {tensor._cell for tensor in self._tensors}
-        self._alone = _ALONE * len(self._held)
-        if sum(map(sys.getrefcount, self._held)) != self._alone:
+        if not self._is_alone():
             raise _Unfit
-        for cell in (*self._known, *(item for item in self._held if isinstance(item, Cell))):
+        for cell in (*self._known, *[_gradient_cell(owner) for owner in self._owners]):
             cell.watched = True
         self._epoch = epoch.count
 
@@ -131,14 +141,16 @@ class Quick:
             recorder().flush()
             if self._epoch != epoch.count:
                 return False
-        if not watch.same() or sum(map(sys.getrefcount, self._held)) != self._alone:
+        if not watch.same() or not self._is_alone():
             return False
         for place, new in enumerate(given):
-            if new is not before[place] and not (
-                self._take(new, self._arguments[place])
-                if place in self._arguments
-                else same_argument(new, before[place])
-            ):
+            if new is before[place]:
+                continue
+            argument = self._arguments.get(place)
+            if argument is None:
+                if not same_argument(new, before[place]):
+                    return False
+            elif not self._take(tensor(new) if type(new) is np.ndarray else new, argument):
                 return False
         return True
 
@@ -152,19 +164,21 @@ class Quick:
             or new.dtype is not like.dtype
             or new._requires is not like._requires
             or new._strides != like._strides
-            or new._moves
+            or bool(new._moves) is not bool(like._moves)
             or new._history is not None
             or new._grad is not None
         ):
             return False
-        cell = new._cell
-        value = cell.value
-        if cell.memory is not None or value.number is not None or cell in self._known:
+        cell, old = new._cell, self._tensors[argument.number]._cell
+        if cell.memory is not None or (cell in self._known and cell is not old):
+            return False
+        value = evaluate(new) if new._moves else cell.value
+        if value.number is not None:
             return False
         address = (value.buffer or value.force()).address
         for word in argument.words:
             self._bound.words[word] = address
-        self._known.discard(self._tensors[argument.number]._cell)
+        self._known.discard(old)
         self._known.add(cell)
         cell.watched = True
         self._tensors[argument.number] = self._watch.arguments[argument.place] = new
@@ -206,11 +220,26 @@ class Quick:
             return built
         return rebuild(result, made, self._tensors)
 
+    def _rewritten_values(self) -> list[Value]:
+        """The values that a call writes: of state, then of gradients."""
+        cells = [*self._cells, *[_gradient_cell(owner) for owner in self._owners]]
+        return [cell.value for cell in cells]
+
+    def _is_alone(self) -> bool:
+        """Whether nobody else holds what a call rewrites: gradients, values, their memory."""
+        gradients = [owner._grad for owner in self._owners]
+        cells = [_gradient_cell(owner) for owner in self._owners]
+        values = self._rewritten_values()
+        buffers = [value.buffer for value in values]
+        held = (gradients, cells, values, buffers)
+        count = 2 * len(gradients) + 2 * len(values)
+        return sum([sum(map(sys.getrefcount, items)) for items in held]) == _ALONE * count
+
     def _settle(self, moved: list[Buffer]) -> None:
         """Give values their new memory; other replays have to look again."""
-        words, held = self._bound.words, self._held
+        words, values = self._bound.words, self._rewritten_values()
         for move, buffer in zip(self._moved, moved, strict=True):
-            held[move.held].buffer = held[move.held + 1] = buffer
+            values[move.place].buffer = buffer
             for word in move.read:
                 words[word] = buffer.address
         if self._epoch == epoch.count:
@@ -236,7 +265,7 @@ class Quick:
         free = set(range(len(outputs)))
         donated, late = dict(program.donations), written_after_checks(program)
         moving = []
-        for cell, outcome in self._rewritten(replay):
+        for place, (cell, outcome) in enumerate(self._rewritten(replay)):
             output = _claim(replay, outcome, free)
             read = readers.get(cell, [])
             value = cell.value
@@ -248,8 +277,7 @@ class Quick:
             if read == [donated.get(output)] or (not read and output in late):
                 outputs[output] = buffer
             else:
-                moving.append((len(self._held), read, output, buffer.nbytes))
-            self._held += (value, buffer)
+                moving.append((place, read, output, buffer.nbytes))
         new = [
             (number, _claim(replay, outcome, free))
             for number, outcome in enumerate(replay.made)
@@ -260,8 +288,8 @@ class Quick:
             outputs[output] = buffer
         self._bound = bound = Bound(program, feeds, outputs)
         self._moved = [
-            _Moved(held, bound.input_words(read), bound.output_word(output), nbytes)
-            for held, read, output, nbytes in moving
+            _Moved(place, bound.input_words(read), bound.output_word(output), nbytes)
+            for place, read, output, nbytes in moving
         ]
         self._new = [
             _New(
@@ -305,7 +333,7 @@ class Quick:
                 continue
             seen.add(gradient)
             self._kept.add(-1 - template.cell)
-            self._held += (gradient, gradient._cell)
+            self._owners.append(replay.tensors[index])
             found.append((gradient._cell, replay.made[-1 - template.cell]))
         count = len(replay.snapshot.tensors)
         for part in templates(replay.result):
@@ -323,7 +351,7 @@ class Quick:
         self._arguments = {}
         for place, number in replay.snapshot.argument_slots(len(self._watch.arguments)):
             tensor, cell = replay.tensors[number], cells[number]
-            plain = not tensor._moves and cell not in written and cells.count(cell) == 1
+            plain = cell not in written and cells.count(cell) == 1
             words = self._bound.input_words(readers.get(cell, []))
             self._arguments[place] = _Argument(place, number, tensor if plain else None, words)
 
@@ -336,6 +364,12 @@ def _feed(origin: Origin, tensors: list[Tensor]) -> Any:
     if origin.kind == "counter":
         return (origin.value.offset + origin.place) & _WORD
     return origin.value.initial_seed() if origin.kind == "key" else origin.value
+
+
+def _gradient_cell(owner: Tensor) -> Cell:
+    gradient = owner._grad
+    assert gradient is not None
+    return gradient._cell
 
 
 def _claim(replay: Replay, outcome: Outcome, free: set[int]) -> int:

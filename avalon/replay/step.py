@@ -122,6 +122,7 @@ class CompiledStep:
             if quick is not None and not named and quick.holds(given, around):
                 self._promote(place)
                 self.replayed += 1
+                replay.bound_in_vain = 0
                 return quick.run()
         quick = None  # what it holds, the next one must hold alone
         arguments = tuple([as_tensors(argument) for argument in given])
@@ -135,7 +136,7 @@ class CompiledStep:
             if replay.matches(world):
                 self._promote(place)
                 self.replayed += 1
-                if not named:
+                if not named and replay.is_worth_binding():
                     replay.quick = quick_way(replay, given, world, around)
                 return replay.run() if replay.quick is None else replay.quick.run()
         return self._record(arguments, named, world)
@@ -244,6 +245,7 @@ class Replay:
 
     Attributes:
         quick: a shorter way to the same, while nothing is rebound between calls.
+        bound_in_vain: how often in a row it was made and not taken again.
     """
 
     def __init__(self, recording: Recording) -> None:
@@ -255,6 +257,8 @@ class Replay:
         self._looks = [look(tensor) for tensor in self.tensors]
         self._around = surroundings()
         self.quick: Quick | None = None
+        self.bound_in_vain = 0
+        self._pause = 0
         pending = recording.pending
         outcomes = [outcome for _, outcome in recording.rebound] + recording.made
         self._wanted = sorted({o.place for o in outcomes if o.kind == "output"})
@@ -313,6 +317,15 @@ class Replay:
         if not familiar and aliases(tensors) != self._aliases:
             return False
         self.tensors = tensors
+        return True
+
+    def is_worth_binding(self) -> bool:
+        """Whether to look for a short way: less and less often while it is taken only once."""
+        if self._pause:
+            self._pause -= 1
+            return False
+        self.bound_in_vain += 1
+        self._pause = min(1 << self.bound_in_vain, 64) if self.bound_in_vain > 4 else 0
         return True
 
     def forget_gradients(self) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from avalon.replay.snapshot import Entry, Snapshot
-from avalon.tensor.core import Tensor
 
 _PLAIN = (type(None), bool, int, float, str)
 
@@ -27,14 +26,18 @@ class Watch:
 
     def __init__(self, snapshot: Snapshot, arguments: tuple[Any, ...], world: tuple[Any, ...]):
         self.possible = not snapshot.has_arrays
-        self.arguments = list(arguments)
-        self.tensors = [isinstance(argument, Tensor) for argument in arguments]
+        # of an array, the tensor that was made of it
+        self.arguments = [
+            made if isinstance(given, np.ndarray) else given
+            for given, made in zip(arguments, world, strict=False)
+        ]
         self._dicts: list[dict[Any, Any]] = []
         self._lists: list[list[Any]] = []
         self._others: list[Entry] = []
         copies = {id(world), id(world[-1])}  # the last one is the empty dict of named arguments
         for given, converted in zip(arguments, world, strict=False):
-            self._add_argument(given, converted, copies)
+            if not isinstance(given, np.ndarray):
+                self._add_argument(given, converted, copies)
         for entry in snapshot.entries:
             container = entry.container
             if entry.owner is not None or id(container) in copies:

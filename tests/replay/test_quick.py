@@ -231,6 +231,33 @@ def test_a_new_argument_of_another_kind_is_seen():
     assert step(av.ones(4)[::2], av.ones(2)).tolist() == [2.0, 2.0]
 
 
+def test_slices_and_arrays_take_the_short_way():
+    step = av.compile(lambda x, y: x * 10 + y)
+    table, array = av.tensor(np.arange(8.0)), np.arange(2.0)
+    for start in range(4):
+        step(table[start : start + 2], array)
+    for start in range(4, 7):
+        assert is_quick(step, table[start : start + 2], array)
+        array[...] = start
+        expected = [10.0 * start + start, 10.0 * (start + 1) + start]
+        assert step(table[start : start + 2], array).tolist() == expected
+    table[6:] = 0
+    assert step(table[6:8], array).tolist() == [6.0, 6.0]
+    assert not is_quick(step, table.clone()[:2], np.arange(3.0))
+
+
+def test_a_short_way_that_is_taken_once_is_made_less_often():
+    weight = av.tensor([1.0])
+    step = av.compile(lambda x: x * weight)
+    for k in range(200):
+        weight.fill_(float(k))
+        assert step(av.ones(1)).item() == k
+    assert step._replays[0].bound_in_vain < 20
+    for _ in range(100):
+        step(av.ones(1))
+    assert is_quick(step, av.ones(1))
+
+
 def test_a_failing_check_changes_nothing():
     table = nn.Embedding(3, 2)
     optimizer = av.optim.SGD(table.parameters(), lr=0.5)
@@ -279,6 +306,8 @@ def test_two_steps_on_one_model_take_turns():
         found.append([run(x).item() for x in [small, large] * 6])
     assert found[0] == found[1]
     assert compiled.recorded == 5
+    for _ in range(100):
+        compiled(large)
     assert is_quick(compiled, large)
 
 
