@@ -143,7 +143,7 @@ class Size:
 
     def __hash__(self) -> int:
         if not self._hash:
-            self._hash = hash((frozenset(self.terms.items()), self.offset))
+            self._hash = hash((id(self.sizes), frozenset(self.terms.items()), self.offset))
         return self._hash
 
     def __repr__(self) -> str:
@@ -272,6 +272,8 @@ class Size:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
+        if isinstance(other, Size) and other.sizes is not self.sizes:
+            return False  # the symbols of another compilation
         if not isinstance(other, int | Size):
             return NotImplemented
         return _ask(self - other, "==")

@@ -96,6 +96,12 @@ def test_questions_about_numbers_become_conditions():
     assert not sizes.condition()(1)
 
 
+def test_symbols_of_two_compilations_are_never_equal():
+    (_, (n,)), (_, (m,)) = symbols(100), symbols(100)
+    assert n != m
+    assert m not in {n: 1}
+
+
 def test_functions_wait_for_the_sizes():
     sizes, (n,) = symbols(100)
     made = later(_blocks, n, (3, n))

@@ -256,10 +256,7 @@ class Program:
         """The error of the check that failed when `frame` ran."""
         number, value = failed - 1, frame.failed_value
         spec = self.plan.checks[number]
-        where = f" (recorded at {spec.source})" if spec.source else ""
-        error = IndexOutOfRange(spec.message.format(value=value) + where)
-        error.check, error.value = number, value
-        return error
+        return index_error(spec.message, spec.source, number, value)
 
 
 @dataclass(frozen=True)
@@ -283,6 +280,14 @@ class KernelView:
     def loops(self) -> str:
         """The loops it was generated from, if the compiler wrote them down."""
         return self.kernel.loops
+
+
+def index_error(message: str, source: str, number: int, value: int) -> IndexOutOfRange:
+    """The error of check `number`, which met `value`."""
+    where = f" (recorded at {source})" if source else ""
+    error = IndexOutOfRange(message.format(value=value) + where)
+    error.check, error.value = number, value
+    return error
 
 
 def _constants(plan: Plan) -> dict[int, Buffer]:

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from avalon.runtime import library
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.frame import Frame
-from avalon.runtime.plan import Plan
+from avalon.runtime.plan import Argument, CheckSpec, Plan
 from avalon.runtime.program import Program
+from avalon.runtime.values import scalar_bits
 from avalon.settings import settings
-from avalon.size import Known, hint
+from avalon.size import Known, Size, hint
 
 _REMEMBERED = 64  # calls' sizes whose numbers are kept
 
@@ -44,7 +47,24 @@ class SizedProgram(Program):
         self._evaluators: dict[int, Callable[..., Symbols]] = {}
         self._evaluated: OrderedDict[tuple[int, Symbols], Symbols] = OrderedDict()
         self._latest_load: int = max(hint(self._load), 1)
+        self._formulas: list[Size] = []
+        self._plan_evaluator: Callable[..., Symbols] | None = None
         self.serves = plan.sizes.condition()
+
+    def at(self, symbols: Symbols, constants: Sequence[float], texts: Mapping[str, str]) -> Program:
+        """The program for one choice of sizes, of the same kernels. `constants` are the values of
+        the last inputs, `texts` what its checks say instead of the plan's messages.
+        """
+        return Program(
+            fixed(self.plan, self._plan_numbers(symbols), constants, texts), self.machine
+        )
+
+    def _plan_numbers(self, symbols: Symbols) -> dict[Size, int]:
+        """The value of each formula in the plan."""
+        if self._plan_evaluator is None:
+            self._formulas = list(dict.fromkeys(_formulas_of(self.plan)))
+            self._plan_evaluator = self._sizes.function(self._formulas)
+        return dict(zip(self._formulas, self._plan_evaluator(*symbols), strict=True))
 
     def run_sized(
         self,
@@ -115,3 +135,58 @@ class SizedProgram(Program):
         if len(self._evaluated) > _REMEMBERED:
             self._evaluated.popitem(last=False)
         return found
+
+
+def _formulas_of(plan: Plan) -> Iterator[Size]:
+    numbers: list[Any] = []
+    for launch in plan.launches:
+        numbers += (launch.work, launch.flops, launch.bytes)
+        numbers += [argument.value for argument in launch.arguments]
+    for spec in plan.buffers:
+        numbers += (spec.nbytes, *spec.shape)
+    for given in plan.inputs:
+        numbers += given.shape
+    return (number for number in numbers if isinstance(number, Size))
+
+
+def fixed(
+    plan: Plan, numbers: Mapping[Size, int], constants: Sequence[float], texts: Mapping[str, str]
+) -> Plan:
+    """The plan with numbers in the place of formulas, and without the last inputs, which have the
+    values `constants`.
+    """
+
+    def known(number: Any) -> Any:
+        return numbers[number] if isinstance(number, Size) else number
+
+    kept = len(plan.inputs) - len(constants)
+
+    def settled(argument: Argument) -> Argument:
+        if argument.kind == "scalar" and argument.value >= kept:
+            bits = scalar_bits(constants[argument.value - kept], plan.inputs[argument.value].dtype)
+            return Argument("integer", bits - (1 << 64) if bits >> 63 else bits)
+        return replace(argument, value=known(argument.value))
+
+    return replace(
+        plan,
+        inputs=[replace(spec, shape=tuple(map(known, spec.shape))) for spec in plan.inputs[:kept]],
+        buffers=[
+            replace(spec, nbytes=known(spec.nbytes), shape=tuple(map(known, spec.shape)))
+            for spec in plan.buffers
+        ],
+        launches=[
+            replace(
+                launch,
+                arguments=tuple(map(settled, launch.arguments)),
+                work=known(launch.work),
+                flops=known(launch.flops),
+                bytes=known(launch.bytes),
+            )
+            for launch in plan.launches
+        ],
+        checks=[
+            CheckSpec(texts.get(check.message, check.message), check.source)
+            for check in plan.checks
+        ],
+        sizes=None,
+    )

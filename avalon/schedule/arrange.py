@@ -31,7 +31,7 @@ from avalon.schedule.loops import (
     Stage,
     Store,
 )
-from avalon.size import few, hint, same
+from avalon.size import few, hint, is_open, same
 
 _UNIT = 16384  # elementary operations of a unit, about
 PIECE = 64  # pieces of a loop that is cut are multiples of that
@@ -342,6 +342,22 @@ class _Generic(Mapper):
         return number if few(number, _SMALL_DIVISOR) else self.number(number)
 
 
+class _Sized(_Generic):
+    """Replaces only the numbers that are not known by slots."""
+
+    def _expression(self, e: Expression) -> Expression:
+        return Mapper._expression(self, e)
+
+    def number(self, number: Any) -> Any:
+        return super().number(number) if is_open(number) else number
+
+    def factor(self, variable: Variable, number: Any) -> Any:
+        return self.number(number)
+
+    def divisor(self, number: Any) -> Any:
+        return self.number(number)
+
+
 def bits_of(value: Any, dtype: DType) -> int | None:
     """The bits with which a constant is handed over to a kernel that serves all constants; None for
     those, few and frequent, that a kernel knows.
@@ -358,6 +374,13 @@ def generic(nest: Nest) -> tuple[Nest, list[int]]:
     """The nest with its numbers as slots behind its arguments, and the numbers."""
     mapper = _Generic(nest)
     return mapper.nest(nest), mapper.numbers
+
+
+def sized(nest: Nest) -> tuple[Nest, list[int] | None]:
+    """As `generic`, for the numbers that are not known; None if all are."""
+    mapper = _Sized(nest)
+    made = mapper.nest(nest)
+    return (made, mapper.numbers) if mapper.numbers else (nest, None)
 
 
 def axes_of(nest: Nest) -> Iterator[Axis]:

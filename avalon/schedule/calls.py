@@ -25,6 +25,7 @@ from avalon.schedule.arrange import (
     join_loops,
     mark_wide,
     set_abreast,
+    sized,
     work_of,
 )
 from avalon.schedule.bodies import LOOPS
@@ -48,7 +49,7 @@ from avalon.schedule.pull_values import beats
 from avalon.schedule.split import add_split, splits
 from avalon.schedule.steps import LibraryStep, Operand, Schedule, Step, Temporary, Value
 from avalon.shape import size_of
-from avalon.size import hint
+from avalon.size import hint, is_open
 
 _DEEPEST_VIEW = 16
 _LANES_ACROSS = 8  # rows from which on a running sum takes several at once, though not neighbours
@@ -91,6 +92,7 @@ class CallScheduler:
         self.inside = inside
         self.reads_through = tier != "plain"
         self.generic = tier != "hot"
+        self.sized = any(is_open(extent) for node in graph.nodes for extent in node.shape)
         self.small = SMALL_REDUCTION if tier != "plain" else 1
         self.schedule = Schedule()
         self.ready: set[Node] = {node for node in graph.inputs if not node.scalar}
@@ -239,8 +241,11 @@ class CallScheduler:
             joined = choose_units(joined, cost, parallel)
         nest = set_abreast(mark_wide(joined))
         work, numbers = work_of(nest), None
-        if self.generic and check is None:
-            nest, numbers = generic(nest)
+        if check is None:
+            if self.generic:
+                nest, numbers = generic(nest)
+            elif self.sized:
+                nest, numbers = sized(nest)
         written = frozenset(store.argument for store in stage.stores)
         self.schedule.steps.append(
             Step(nest, pull.keys, written, (node, *others), numbers, work, elements * cost, check)
@@ -513,9 +518,10 @@ def _whole(scheduler: CallScheduler, node: Call) -> None:
 
 def _library(scheduler: CallScheduler, node: Call) -> None:
     operands = tuple(scheduler.operand(operand) for operand in node.operands)
-    scheduler.schedule.steps.append(
-        LibraryStep(node, operands, Operand.whole(node), scheduler.generic)
-    )
+    numbers = [n for x in (node, *node.operands) for n in x.shape]
+    numbers += [n for operand in operands for n in (*operand.strides, operand.offset)]
+    serves_all = scheduler.generic or any(map(is_open, numbers))
+    scheduler.schedule.steps.append(LibraryStep(node, operands, Operand.whole(node), serves_all))
 
 
 def _host_call(scheduler: CallScheduler, node: Call) -> None:

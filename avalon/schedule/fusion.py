@@ -23,6 +23,7 @@ from avalon.schedule.pull import RULES, SMALL_REDUCTION, lowering_of
 from avalon.schedule.pull_values import places_one
 from avalon.schedule.split import splits
 from avalon.shape import size_of
+from avalon.size import few, hint
 from avalon.switches import Switch, declare
 
 # Calls that read whole buffers, as they lie.
@@ -161,7 +162,7 @@ class Decision:
         wanted: dict[Node, dict[Kind, float]] = {}
         nested: set[Node] = set()  # computed inside another reduction
         for node in reversed(self.calls):
-            size = size_of(node.shape) or 1
+            size = hint(size_of(node.shape)) or 1
             by_kind = wanted.get(node, {})
             ratio = sum(by_kind.values()) / size
             if node not in self.stored and node not in self.aliases and ratio > 0:
@@ -206,7 +207,7 @@ class Decision:
         return best
 
     def _bytes(self, node: Node) -> int:
-        return size_of(node.shape) * stored_type(node).itemsize
+        return hint(size_of(node.shape)) * stored_type(node).itemsize
 
     def _own(self, node: Call) -> float:
         """Operations of one element of a call, without its operands."""
@@ -269,7 +270,7 @@ def stored_type(node: Node) -> DType:
     if not NARROW.on:
         return node.dtype
     extent = node.operands[0].shape[node.parameters["axis"]]
-    return dtypes.int8 if extent <= _BYTE else node.dtype
+    return dtypes.int8 if few(extent, _BYTE) else node.dtype
 
 
 def _switch_of(node: Call) -> Switch:
@@ -312,7 +313,7 @@ def is_large_reduction(node: Node) -> bool:
     if node.primitive.name in ("argmax", "argmin"):
         return x.shape[node.parameters["axis"]] > SMALL_REDUCTION
     plan = order.order_of(x.shape, node.parameters["axes"])
-    return prod(plan.extents) > SMALL_REDUCTION or len(plan.groups) > 1
+    return not few(prod(plan.extents), SMALL_REDUCTION) or len(plan.groups) > 1
 
 
 def pulls_of(node: Call) -> list[float]:
@@ -323,7 +324,7 @@ def pulls_of(node: Call) -> list[float]:
     name = lowering_of(node.primitive)
     if name in _REDUCTIONS:
         (x,) = node.operands
-        return [(size_of(x.shape) or 1) / (size_of(node.shape) or 1)]
+        return [(hint(size_of(x.shape)) or 1) / (hint(size_of(node.shape)) or 1)]
     if name in ("fold_window", "assign_window"):
         taps = prod(
             ceil(size / stride)

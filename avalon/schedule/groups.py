@@ -17,6 +17,7 @@ from avalon.schedule.index import Affine, address, combine, variable
 from avalon.schedule.loops import Expression
 from avalon.schedule.pull import Guards, Puller, lowering_of
 from avalon.shape import contiguous_strides, size_of
+from avalon.size import hint, is_open, same
 from avalon.switches import declare
 
 SHARE_KERNELS = declare(
@@ -118,7 +119,7 @@ def group_calls(decision: Decision) -> list[Group]:
             reads: set[Node] = {leaf for leaf in probe.aligned if isinstance(leaf, Call)}
             loops = bool(probe.kept)
             size = size_of(node.shape)
-            close = {leaf for leaf in probe.aligned if loops or size_of(leaf.shape) == size}
+            close = {leaf for leaf in probe.aligned if loops or same(size_of(leaf.shape), size)}
             depth = decision.depth(node)
             near = [g for g in recent.get(node.shape, []) if g.depth + depth <= _DEEPEST]
             joined = _find_group(near, reads, probe, loops, close, home)
@@ -279,7 +280,10 @@ def _rows_to_join(group: Group, home: dict[Node, Group]) -> Group | None:
         shapes = [part.members[0].shape for part in parts]
         if any(shape[: len(lead)] != lead for shape in shapes):
             continue
-        longest = max(size_of(shape) // count for shape in shapes)
+        lengths = [size_of(shape) // count for shape in shapes]
+        if any(map(is_open, lengths)):
+            continue  # private memory has a known size
+        longest, count = max(lengths), hint(count)
         if longest > _LONGEST_ROW or (count < _FEW_ROWS and longest * count > _LONG_SWEEP):
             continue
         members = {member for part in parts for member in part.members}

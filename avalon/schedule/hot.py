@@ -11,7 +11,7 @@ from itertools import product
 from avalon.dtype import DType
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Node
-from avalon.schedule.arrange import cost_of, join_loops, mark_wide, set_abreast, work_of
+from avalon.schedule.arrange import cost_of, join_loops, mark_wide, set_abreast, sized, work_of
 from avalon.schedule.calls import CallScheduler, needs_scalars
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.epilogue import FUSE_EPILOGUES, fuse_epilogues
@@ -164,11 +164,14 @@ class HotScheduler(CallScheduler):
             cost += each * size_of(stored[0].shape)
         nest = Nest(pull.lead, tuple(stages), pull.kinds, locals=pull.locals)
         nest = set_abreast(mark_wide(join_loops(nest)))
+        work, numbers = work_of(nest), None
+        if self.sized:
+            nest, numbers = sized(nest)
         written = frozenset(
             store.argument for stage in stages for store in stage.stores if store.argument >= 0
         )
         self.schedule.steps.append(
-            Step(nest, pull.keys, written, tuple(group.members), None, work_of(nest), cost)
+            Step(nest, pull.keys, written, tuple(group.members), numbers, work, cost)
         )
 
 

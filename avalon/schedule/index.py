@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from avalon.shape import contiguous_strides
+from avalon.size import is_open
 
 
 class Slot:
@@ -271,7 +272,9 @@ def divide(
         return Affine(whole, steps), remainder.plus(-steps * divisor)
     if split:
         for of, coefficient in rest.items():
-            if isinstance(of, Axis) and coefficient > 0 and divisor % coefficient == 0:
+            if is_open(divisor) or is_open(coefficient) or not isinstance(of, Axis):
+                continue
+            if not is_open(of.extent) and coefficient > 0 and divisor % coefficient == 0:
                 inner = divisor // coefficient
                 if 1 < inner < of.extent and of.extent % inner == 0:
                     raise SplitAxis(of, inner, phases)

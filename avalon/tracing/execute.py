@@ -44,7 +44,7 @@ class _Program:
 
     def __init__(
         self, runnable: Any, inputs: Sequence[int], outputs: dict[int, int], build: Build,
-        reason: str, where: str, seconds: float,
+        reason: str, where: str, seconds: float, template: Template | None = None,
     ) -> None:  # fmt: skip
         self.runnable = runnable
         self.inputs = inputs
@@ -54,6 +54,7 @@ class _Program:
         self.reason = reason
         self.where = where
         self.seconds = seconds
+        self.template = template  # that it was made from, for its size
 
     def run(
         self, feeds: list[Any], wanted: Sequence[int], donated: Collection[int]
@@ -82,14 +83,18 @@ class _Family:
         self.hot_sizes = 0
         self._tried: Counter[Build] = Counter()
 
-    def find(self, column: Column, build: Build, wanted: Sequence[int]) -> _Program | None:
-        """A program with symbols that exists and serves a column."""
+    def find(
+        self, column: Column, build: Build, wanted: Sequence[int], lasting: bool = False
+    ) -> _Program | None:
+        """A program with symbols that exists and serves a column; see `Template.bind`."""
         for template, origin in reversed(self.templates.get(build, ())):
             symbols = template.symbols_for(column)
             if symbols is not None and all(position in template.outputs for position in wanted):
-                bound = template.bind(column, symbols)
+                bound = template.bind(column, symbols, lasting)
                 reason = "sizes that differ are symbols"
-                return _Program(bound, template.inputs, template.outputs, build, reason, *origin)
+                return _Program(
+                    bound, template.inputs, template.outputs, build, reason, *origin, template
+                )
         return None
 
     def generalize(
@@ -99,7 +104,7 @@ class _Family:
         before; None if there was none, or nothing comes of it.
         """
         earlier = self.built.get(build)
-        if earlier is None or earlier == column or build[0] != "cold":
+        if earlier is None or earlier == column or build[0] == "plain":
             return None
         if self._tried[build] >= _TEMPLATES:
             return None
@@ -112,7 +117,7 @@ class _Family:
         except (NoSymbols, ShapeError):
             return None  # one array seen as two shapes: a relation that symbols do not know
         known.append((made, (_where(recorded), _count(build, start))))
-        return self.find(column, build, wanted)
+        return self.find(column, build, wanted, build[0] == "hot")
 
 
 class _Structure:
@@ -134,10 +139,14 @@ class _Structure:
         elif tier is None:
             tier, reason = self._tier(around, wanted)
         build = (tier, *around)
+        # A size that comes back gets tables of its own, which are filled in once.
+        lasting = tier == "hot" and (self.seen > 1 or reason != "first sight")
         for program in self.programs:
             if program.build == build and program.puts_out(wanted):
+                if lasting and self.seen == 2 and isinstance(program.runnable, BoundProgram):
+                    break
                 return program
-        made = self._family.find(self._column, build, wanted) or self._family.generalize(
+        made = self._family.find(self._column, build, wanted, lasting) or self._family.generalize(
             recorded, self._column, build, wanted
         )
         if made is None:
@@ -250,11 +259,11 @@ def report() -> list[str]:
     cost.
     """
     lines = []
-    sized: Counter[int] = Counter()
+    sized: Counter[Template] = Counter()
     for structure in _structures.values():
         for program in structure.programs:
-            if isinstance(program.runnable, BoundProgram):
-                sized[id(program.runnable.sized)] += structure.seen
+            if program.template is not None:
+                sized[program.template] += structure.seen
             else:
                 lines.append(_line(program, f"seen {structure.seen} times"))
     for family in _families.values():
@@ -263,7 +272,7 @@ def report() -> list[str]:
                 program = _Program(
                     template.program, (), {}, build, "sizes that differ are symbols", where, seconds
                 )
-                lines.append(_line(program, f"seen {sized[id(template.program)]} times"))
+                lines.append(_line(program, f"seen {sized[template]} times"))
     return lines
 
 

@@ -13,9 +13,11 @@ from operator import itemgetter
 from typing import Any
 
 from avalon.compiler import compile_sized
+from avalon.errors import IndexOutOfRange
 from avalon.runtime.buffer import Buffer
+from avalon.runtime.program import Program, index_error
 from avalon.runtime.sized import SizedProgram, Symbols
-from avalon.size import Size, Sizes
+from avalon.size import Size, Sizes, is_open
 from avalon.tracing.parts import restrict
 from avalon.tracing.patterns import build, places_of
 from avalon.tracing.recorded import Recorded
@@ -53,9 +55,10 @@ class Template:
         changes = set(varying)
         self._kept = _getter([place for place in range(len(column)) if place not in changes])
         self._expected = self._kept(column)
-        known = [place for place in varying if numbers.found[place] is not None]
+        known = [place for place in varying if is_open(numbers.found[place])]
         self._given = _getter(known)
         self._formulas = numbers.sizes.function([numbers.found[place] for place in known])
+        self._texts = {column[place]: place for place in varying if place in numbers.texts}
         filled = [numbers.found.get(place, number) for place, number in enumerate(column)]
         graph, nodes, constants = build(recorded, filled)
         own = len(graph.inputs) - len(constants)
@@ -76,23 +79,41 @@ class Template:
             return symbols
         return None
 
-    def bind(self, column: Column, symbols: Symbols) -> BoundProgram:
-        """The program for one column that it serves."""
-        return BoundProgram(self.program, symbols, self._constants(column))
+    def bind(self, column: Column, symbols: Symbols, lasting: bool) -> BoundProgram | Program:
+        """The program for one column that it serves; with `lasting` one that takes a moment to be
+        made and less to run.
+        """
+        texts = {text: column[place] for text, place in self._texts.items()}
+        constants = self._constants(column)
+        if lasting:
+            return self.program.at(symbols, constants, texts)
+        return BoundProgram(self.program, symbols, constants, texts)
 
 
 class BoundProgram:
-    """A program for many sizes at one of them. It runs like a program of that size."""
+    """A program for many sizes at one of them. It runs like a program of that size, and says what
+    that would say: `texts` are the messages of this size for those of the program.
+    """
 
-    def __init__(self, program: SizedProgram, symbols: Symbols, constants: Column) -> None:
+    def __init__(
+        self, program: SizedProgram, symbols: Symbols, constants: Column, texts: dict[str, str]
+    ) -> None:
         self.sized = program
         self.plan = program.plan
         self._symbols = symbols
         self._constants = constants
+        self._texts = texts
 
     def run(self, inputs: list[Any], donated: Collection[int] = ()) -> list[Buffer]:
         """As `Program.run`."""
-        return self.sized.run_sized(self._symbols, [*inputs, *self._constants], donated)
+        try:
+            return self.sized.run_sized(self._symbols, [*inputs, *self._constants], donated)
+        except IndexOutOfRange as failure:
+            check = self.plan.checks[failure.check]
+            if check.message not in self._texts:
+                raise
+            said = self._texts[check.message], check.source
+            raise index_error(*said, failure.check, failure.value) from None
 
     def __str__(self) -> str:
         return str(self.sized)
@@ -103,7 +124,8 @@ class _Numbers:
 
     Attributes:
         symbols: the places that symbols take their values from.
-        found: for each place that differs, its formula; None for a constant.
+        found: for each place that differs, its formula; None for a constant, a message as it is.
+        texts: the places of messages.
     """
 
     def __init__(
@@ -113,13 +135,17 @@ class _Numbers:
         self.sizes = Sizes()
         self.symbols: list[int] = []
         self.found: dict[int, Any] = {}
+        self.texts: set[int] = set()
         self._pairs: list[tuple[int, int, Size]] = []  # the values of each symbol, in both
         if constants.issuperset(varying):
             raise NoSymbols("no extent differs")
         # Extents of inputs first: the others are mostly made from them.
         for place in sorted(varying, key=lambda place: place not in inputs):
             now, before = column[place], other[place]
-            if place in constants:
+            if isinstance(now, str):
+                self.found[place] = now
+                self.texts.add(place)
+            elif place in constants:
                 self.found[place] = None
             elif now < 1 or before < 1:
                 raise NoSymbols("an empty extent is another case")

@@ -1,9 +1,9 @@
 """What recorded sequences of different sizes have in common.
 
 Comes in: a `Recorded`. Goes out: its outline, which is equal for sequences that differ in extents
-and constants only, and its column: those numbers in a row. Guaranteed: outline and column together
-tell all that the key tells; the graph of an outline can be built for a column whose numbers are
-formulas.
+and constants only, and its column: those numbers, and messages that may mention them, in a row.
+Guaranteed: outline and column together tell all that the key tells; the graph of an outline can be
+built for a column whose numbers are formulas.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from avalon.size import Size
 from avalon.tracing.operation import Operation
 from avalon.tracing.recorded import Recorded
 
-# Parameters that say how large something is, or where it starts. The rest (axes, permutations,
-# strides, dilations) is structure.
-_EXTENTS = frozenset(("shape", "sizes", "size", "starts", "low", "high"))
+# Parameters that say how large something is, or where it starts, and messages, which may mention
+# it. The rest (axes, permutations, strides, dilations) is structure.
+_EXTENTS = frozenset(("shape", "sizes", "size", "starts", "low", "high", "message"))
 
 
 class Pattern:
@@ -91,7 +91,7 @@ def _replaced_all(parameters: dict[str, Any], put: Callable[[Any], Any]) -> dict
 def _replaced(value: Any, put: Callable[[Any], Any]) -> Any:
     if isinstance(value, tuple):
         return tuple([_replaced(part, put) for part in value])
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int | str) and not isinstance(value, bool):
         return put(value)
     return value
 

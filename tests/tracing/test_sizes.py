@@ -95,6 +95,34 @@ def test_sizes_that_never_come_back_are_served_by_one_cold_program(make):
     assert "hot" not in builds[-1]
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("make", [Perceptron, Convolutions, Attention])
+def test_batches_of_many_sizes_are_built_hot_twice(make, compiled):
+    sizes = [100, 100, 100, 60, 60, 7, 1, 7, 1, 100, 33, 60]
+    *expected, _ = train(make, sizes, tier="cold")
+    forget()
+    *found, builds = train(make, sizes, compiled=compiled)
+    assert found == expected
+    # A compiled first step, which makes the optimizer's state, is a program of its own.
+    assert builds[-1]["hot"] <= 2 + compiled
+    assert builds[4]["hot"] == builds[-1]["hot"]
+    assert "sizes that differ are symbols" in av.explain()
+
+
+def test_fit_and_predict_build_nothing_for_the_last_batch():
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((50, 36)).astype("float32"), rng.integers(0, 5, 50)
+    net = Perceptron()
+    av.fit(net, data, nn.NLLLoss(), av.optim.Adam(lr=1e-3), epochs=2, batch_size=16)
+    before = execute.builds()["hot"]
+    shorter = data[0][:37], data[1][:37]
+    av.fit(net, shorter, nn.NLLLoss(), av.optim.Adam(lr=1e-3), epochs=2, batch_size=16)
+    assert execute.builds()["hot"] <= before + 2  # a last batch recorded alone, and with symbols
+    alone = [av.predict(net, data[0][:n], batch_size=n).numpy() for n in (50, 50, 7)]
+    assert np.array_equal(av.predict(net, data[0], batch_size=16).numpy(), alone[0])
+    assert np.array_equal(alone[2], alone[0][:7])
+
+
 def test_slices_counters_and_scalars_build_nothing():
     array = np.arange(40, dtype="float32").reshape(10, 4)
     x = av.tensor(array)
