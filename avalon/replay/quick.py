@@ -107,6 +107,8 @@ class Quick:
             raise _Unfit
         if program.copies or any(tensor._cell.memory is not None for tensor in replay.tensors):
             raise _Unfit
+        if any(index >= len(replay.snapshot.tensors) for index, _ in replay.rebound):
+            raise _Unfit  # it writes gradients in place, which are not held between calls
         self._around = around
         self._owners: list[Tensor] = []  # whose gradients are rewritten
         self._advance = replay.advance

@@ -360,3 +360,20 @@ def test_new_objects_do_not_count():
     other.add_(1)
     other.numpy()
     assert epoch.count == before
+
+
+def test_a_step_that_clips_gradients_in_place():
+    parameters = [nn.Parameter(av.ones(5)) for _ in range(3)]
+    for parameter in parameters:
+        parameter.grad = av.full((5,), 3.0)
+    optimizer = av.optim.AdamW(parameters, lr=1e-3)
+
+    @av.compile
+    def step():
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    for _ in range(5):
+        step()
+    norm = sum(float((parameter.grad**2).sum()) for parameter in parameters)
+    assert abs(norm - 1) < 1e-4
