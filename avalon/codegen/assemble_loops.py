@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from avalon.dtype import DType
-from avalon.runtime.driver import DEEPEST
+from avalon.runtime.driver_tables import DEEPEST
 from avalon.runtime.memory import align
 from avalon.runtime.plan import BufferSpec, LoopSpec, Plan
 from avalon.schedule.steps import AnyStep, LoopStep, Part, Value

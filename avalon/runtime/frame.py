@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from avalon.runtime import driver, memory
+from avalon.runtime import driver_tables as tables, memory
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.plan import Argument, Launch, LoopSpec, Plan
 from avalon.runtime.values import Table, Values
@@ -75,7 +75,7 @@ class Frame:
         records = _records(plan)
         slot_count += sum(isinstance(record, tuple) for record in records)  # loops' limits
         longest = max((len(launch.arguments) for launch in plan.launches), default=0)
-        state_words = memory.align((driver.STATE_SLOTS + longest) * _WORD) // _WORD
+        state_words = memory.align((tables.STATE_SLOTS + longest) * _WORD) // _WORD
         moves = [advances(plan, launch) for launch in plan.launches]
         units = parts.group_units
         self.formulas: list[Size] = []
@@ -83,17 +83,17 @@ class Frame:
         if plan.sizes is not None:
             patch_count += 4 * len(plan.launches) + 2 * len(plan.loops) + len(units)
         places = _Places()
-        job = places.add(driver.JOB_WORDS)
-        launches = places.add(driver.LAUNCH_WORDS * len(records))
-        groups = places.add(driver.GROUP_WORDS * len(units))
-        counters = places.add(driver.COUNTER_WORDS * len(records) * threads)
+        job = places.add(tables.JOB_WORDS)
+        launches = places.add(tables.LAUNCH_WORDS * len(records))
+        groups = places.add(tables.GROUP_WORDS * len(units))
+        counters = places.add(tables.COUNTER_WORDS * len(records) * threads)
         status = places.add(2)
         values = places.add(parts.values.count + (patch_count if plan.sizes is not None else 0))
         slots = places.add(slot_count)
         patches = places.add(2 * patch_count)
         relocations = places.add(2 * slot_count)
         states = places.add(state_words * threads)
-        advance = places.add(driver.ADVANCE_WORDS * sum(map(len, moves)))
+        advance = places.add(tables.ADVANCE_WORDS * sum(map(len, moves)))
 
         self._memory = Buffer(places.words * _WORD)
         self.address = start = self._memory.address
@@ -117,34 +117,34 @@ class Frame:
 
         number_of: dict[int, int] = {}  # of the record of each launch
         for number, known in enumerate(records):
-            record = launches + number * driver.LAUNCH_WORDS
+            record = launches + number * tables.LAUNCH_WORDS
             if isinstance(known, tuple):
                 kind, loop = known
-                words[record + driver.LAUNCH_KIND] = kind
-                words[record + driver.LAUNCH_DEPTH] = loop.depth
-                words[record + driver.LAUNCH_GROUP] = -2  # like no group: everything waits here
-                put(record + driver.LAUNCH_WORK, loop.rounds)
-                other = driver.END if kind == driver.BEGIN else driver.BEGIN
-                words[record + driver.LAUNCH_TARGET] = records.index((other, loop)) + 1
+                words[record + tables.LAUNCH_KIND] = kind
+                words[record + tables.LAUNCH_DEPTH] = loop.depth
+                words[record + tables.LAUNCH_GROUP] = -2  # like no group: everything waits here
+                put(record + tables.LAUNCH_WORK, loop.rounds)
+                other = tables.END if kind == tables.BEGIN else tables.BEGIN
+                words[record + tables.LAUNCH_TARGET] = records.index((other, loop)) + 1
                 arguments = [Argument("buffer", loop.limit)] if loop.limit >= 0 else []
                 if arguments:
-                    words[record + driver.LAUNCH_SLOTS] = start + slot * _WORD
+                    words[record + tables.LAUNCH_SLOTS] = start + slot * _WORD
             else:
                 launch = plan.launches[known]
                 number_of[known] = number
-                words[record + driver.LAUNCH_FUNCTION] = parts.addresses[launch.kernel]
-                words[record + driver.LAUNCH_SLOTS] = start + slot * _WORD
-                put(record + driver.LAUNCH_WORK, launch.work)
+                words[record + tables.LAUNCH_FUNCTION] = parts.addresses[launch.kernel]
+                words[record + tables.LAUNCH_SLOTS] = start + slot * _WORD
+                put(record + tables.LAUNCH_WORK, launch.work)
                 chunk = chunk_units(launch, threads)
-                words[record + driver.LAUNCH_CHUNK] = chunk
-                put(record + driver.LAUNCH_CHUNKS, -(-launch.work // chunk))
-                words[record + driver.LAUNCH_GROUP] = parts.groups[known]
-                words[record + driver.LAUNCH_SLOT_COUNT] = len(launch.arguments)
-                words[record + driver.LAUNCH_ADVANCES] = start + advance * _WORD
-                words[record + driver.LAUNCH_ADVANCE_COUNT] = len(moves[known])
+                words[record + tables.LAUNCH_CHUNK] = chunk
+                put(record + tables.LAUNCH_CHUNKS, -(-launch.work // chunk))
+                words[record + tables.LAUNCH_GROUP] = parts.groups[known]
+                words[record + tables.LAUNCH_SLOT_COUNT] = len(launch.arguments)
+                words[record + tables.LAUNCH_ADVANCES] = start + advance * _WORD
+                words[record + tables.LAUNCH_ADVANCE_COUNT] = len(moves[known])
                 for move in moves[known]:
-                    words[advance : advance + driver.ADVANCE_WORDS] = move
-                    advance += driver.ADVANCE_WORDS
+                    words[advance : advance + tables.ADVANCE_WORDS] = move
+                    advance += tables.ADVANCE_WORDS
                 arguments = list(launch.arguments)
             for argument in arguments:
                 source, content = _source(parts, argument)
@@ -161,27 +161,27 @@ class Frame:
                     put(slot, content)
                 slot += 1
         for group, count in enumerate(units):
-            put(groups + group * driver.GROUP_WORDS + driver.GROUP_TOTAL, count)
+            put(groups + group * tables.GROUP_WORDS + tables.GROUP_TOTAL, count)
         for word, place in (
-            (driver.JOB_LAUNCHES, launches),
-            (driver.JOB_PATCHES, patches),
-            (driver.JOB_RELOCATIONS, relocations),
-            (driver.JOB_SLOTS, slots),
-            (driver.JOB_VALUES, values),
-            (driver.JOB_GROUPS, groups),
-            (driver.JOB_STATUS, status),
-            (driver.JOB_COUNTERS, counters),
-            (driver.JOB_STATES, states),
+            (tables.JOB_LAUNCHES, launches),
+            (tables.JOB_PATCHES, patches),
+            (tables.JOB_RELOCATIONS, relocations),
+            (tables.JOB_SLOTS, slots),
+            (tables.JOB_VALUES, values),
+            (tables.JOB_GROUPS, groups),
+            (tables.JOB_STATUS, status),
+            (tables.JOB_COUNTERS, counters),
+            (tables.JOB_STATES, states),
         ):
             words[job + word] = start + place * _WORD
-        words[job + driver.JOB_LAUNCH_COUNT] = len(records)
-        words[job + driver.JOB_PATCH_COUNT] = (patch - patches) // 2
-        words[job + driver.JOB_RELOCATION_COUNT] = (relocation - relocations) // 2
-        words[job + driver.JOB_GROUP_COUNT] = len(units)
-        words[job + driver.JOB_THREADS] = threads
-        words[job + driver.JOB_SCRATCH_STRIDE] = stride
-        words[job + driver.JOB_FLUSH] = int(flush)
-        words[job + driver.JOB_STATE_STRIDE] = state_words
+        words[job + tables.JOB_LAUNCH_COUNT] = len(records)
+        words[job + tables.JOB_PATCH_COUNT] = (patch - patches) // 2
+        words[job + tables.JOB_RELOCATION_COUNT] = (relocation - relocations) // 2
+        words[job + tables.JOB_GROUP_COUNT] = len(units)
+        words[job + tables.JOB_THREADS] = threads
+        words[job + tables.JOB_SCRATCH_STRIDE] = stride
+        words[job + tables.JOB_FLUSH] = int(flush)
+        words[job + tables.JOB_STATE_STRIDE] = state_words
 
         self.gain = shared_gain(plan, threads)
         self._words = (ctypes.c_int64 * places.words).from_address(start)
@@ -194,9 +194,9 @@ class Frame:
 
     def launch(self, number: int) -> tuple[int, int]:
         """The addresses of a launch's kernel and of its slots."""
-        record = self._launches + self._number_of[number] * driver.LAUNCH_WORDS
+        record = self._launches + self._number_of[number] * tables.LAUNCH_WORDS
         words = self._words
-        return words[record + driver.LAUNCH_FUNCTION], words[record + driver.LAUNCH_SLOTS]
+        return words[record + tables.LAUNCH_FUNCTION], words[record + tables.LAUNCH_SLOTS]
 
     @property
     def failed_value(self) -> int:
@@ -221,12 +221,12 @@ def _records(plan: Plan) -> list[int | tuple[int, LoopSpec]]:
     found: list[int | tuple[int, LoopSpec]] = []
     for position in range(len(plan.launches) + 1):
         found += [
-            (driver.END, loop)
+            (tables.END, loop)
             for loop in reversed(plan.loops)
             if loop.end == position and loop.begin < position
         ]
         found += [
-            (driver.BEGIN, loop)
+            (tables.BEGIN, loop)
             for loop in plan.loops
             if loop.begin == position and loop.end > position
         ]
@@ -236,7 +236,7 @@ def _records(plan: Plan) -> list[int | tuple[int, LoopSpec]]:
 
 
 _MODES = {
-    "forward": driver.FORWARD, "backward": driver.BACKWARD, "now": driver.NOW, "next": driver.NEXT,
+    "forward": tables.FORWARD, "backward": tables.BACKWARD, "now": tables.NOW, "next": tables.NEXT,
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The threads that run programs: one pool of workers, and the native calls that use it.
 
-Comes in: the address of a job's table (`driver.py`). Goes out: the job's status word. Guaranteed:
+Comes in: the address of a job (`driver_tables`). Goes out: the job's status word. Guaranteed:
 the calling thread always works itself, so a job finishes whether or not a worker is awake; only one
 job at a time has the workers, and a caller that finds them busy runs alone; a short job neither
 wakes anyone nor releases the GIL; a forked child builds its own pool; workers end before the
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache as once
 
-from avalon.runtime import buffer, cache, driver, library
+from avalon.runtime import buffer, cache, driver, driver_tables as tables, library
 from avalon.runtime.plan import Kernel
 from avalon.settings import settings
 
@@ -91,7 +91,7 @@ class Workers:
         self.threads = threads
         self.lock = threading.Lock()
         self._driver = load_driver()
-        self._words = buffer.Buffer(driver.POOL_WORDS * 8)
+        self._words = buffer.Buffer(tables.POOL_WORDS * 8)
         self.address = self._words.address
         ctypes.memset(self.address, 0, self._words.nbytes)
         self._write_table()
@@ -117,16 +117,16 @@ class Workers:
     def _write_table(self) -> None:
         system = _system()
         pause, yield_ = _speeds()
-        words = (ctypes.c_int64 * driver.POOL_WORDS).from_address(self.address)
-        words[driver.POOL_SYSCALL] = system.syscall
-        words[driver.POOL_YIELD] = system.yield_
-        words[driver.POOL_NAP] = system.nap
-        words[driver.POOL_NAP_TIME] = system.nap_time
-        words[driver.POOL_FUTEX] = system.futex
-        words[driver.POOL_BARRIER_SPINS] = int(_BARRIER_SPIN / pause)
-        words[driver.POOL_BARRIER_YIELDS] = int(_BARRIER_YIELD / yield_)
-        words[driver.POOL_IDLE_SPINS] = int(_IDLE_SPIN / pause)
-        words[driver.POOL_IDLE_YIELDS] = int(_IDLE_YIELD / yield_)
+        words = (ctypes.c_int64 * tables.POOL_WORDS).from_address(self.address)
+        words[tables.POOL_SYSCALL] = system.syscall
+        words[tables.POOL_YIELD] = system.yield_
+        words[tables.POOL_NAP] = system.nap
+        words[tables.POOL_NAP_TIME] = system.nap_time
+        words[tables.POOL_FUTEX] = system.futex
+        words[tables.POOL_BARRIER_SPINS] = int(_BARRIER_SPIN / pause)
+        words[tables.POOL_BARRIER_YIELDS] = int(_BARRIER_YIELD / yield_)
+        words[tables.POOL_IDLE_SPINS] = int(_IDLE_SPIN / pause)
+        words[tables.POOL_IDLE_YIELDS] = int(_IDLE_YIELD / yield_)
 
 
 def workers() -> Workers:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from avalon import dtype
-from avalon.runtime import driver, library, threads
+from avalon.runtime import driver, driver_tables as tables, library, threads
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.program import Program
 from avalon.settings import settings
@@ -52,13 +52,13 @@ def test_the_number_of_threads_may_change_between_calls():
 def test_workers_sleep_when_idle_and_wake_for_work():
     settings.threads = 2
     program = Program(plans.chain(20_000, 3))
-    words = (ctypes.c_int64 * driver.POOL_WORDS).from_address(threads.workers().address)
+    words = (ctypes.c_int64 * tables.POOL_WORDS).from_address(threads.workers().address)
     for _ in range(3):
         expect_chain(program, 20_000, 3, rounds=2)
         deadline = time.monotonic() + 10
-        while words[driver.POOL_ASLEEP] == 0 and time.monotonic() < deadline:
+        while words[tables.POOL_ASLEEP] == 0 and time.monotonic() < deadline:
             time.sleep(0.001)
-        assert words[driver.POOL_ASLEEP] == 1
+        assert words[tables.POOL_ASLEEP] == 1
 
 
 def test_it_works_without_futexes(monkeypatch):

@@ -1,0 +1,336 @@
+"""The native driver's texts for one job: fill its tables, run its launches, alone or together.
+
+Comes in: a job's table (`driver_tables`). Goes out: bodies of the driver's LLVM functions (`driver`
+names them). `PREPARE` and `RESET` make the tables ready for this call; `RUN_ALONE` walks the
+launches on one thread; `WORK` is one thread's part when several do, and `RUN_SHARED` is the call
+around it. Guaranteed: each unit of work is done exactly once, and a launch starts only when all
+earlier groups are complete. Chunks are claimed from counters, so no thread needs another to arrive.
+"""
+
+from __future__ import annotations
+
+from avalon.runtime.driver_tables import (
+    COUNTER_WORDS,
+    GROUP_DONE,
+    GROUP_TOTAL,
+    GROUP_WORDS,
+    JOB_COUNTERS,
+    JOB_FLUSH,
+    JOB_GROUP_COUNT,
+    JOB_GROUPS,
+    JOB_LAUNCH_COUNT,
+    JOB_LAUNCHES,
+    JOB_PATCH_COUNT,
+    JOB_PATCHES,
+    JOB_RELOCATION_COUNT,
+    JOB_RELOCATIONS,
+    JOB_SCRATCH_STRIDE,
+    JOB_SLOTS,
+    JOB_STATE_STRIDE,
+    JOB_STATES,
+    JOB_STATUS,
+    JOB_THREADS,
+    JOB_VALUES,
+    KERNEL,
+    LAUNCH_CHUNK,
+    LAUNCH_CHUNKS,
+    LAUNCH_FUNCTION,
+    LAUNCH_GROUP,
+    LAUNCH_KIND,
+    LAUNCH_WORDS,
+    LAUNCH_WORK,
+    POOL_ACTIVE,
+    POOL_ASLEEP,
+    POOL_JOB,
+    STATE_VISIT,
+)
+from avalon.runtime.driver_text import at, get
+
+# Pauses before a thread takes another one's chunk: a launch of one chunk stays with its owner, the
+# calling thread, in whose cache its data are.
+_HESITATION = 8
+
+# Fill the slots of this call: addresses and scalars from the values, temporaries from the arena.
+PREPARE = f"""
+{get("patches", "%job", JOB_PATCHES, "ptr")}
+{get("patch.count", "%job", JOB_PATCH_COUNT)}
+{get("relocations", "%job", JOB_RELOCATIONS, "ptr")}
+{get("relocation.count", "%job", JOB_RELOCATION_COUNT)}
+{get("slots", "%job", JOB_SLOTS, "ptr")}
+{get("values", "%job", JOB_VALUES, "ptr")}
+{get("status", "%job", JOB_STATUS, "ptr")}
+  %arena = load i64, ptr %values
+  store i64 0, ptr %status
+  br label %patch
+patch:
+  %p = phi i64 [ 0, %entry ], [ %p.next, %patch.one ]
+  %p.more = icmp slt i64 %p, %patch.count
+  br i1 %p.more, label %patch.one, label %relocate
+patch.one:
+  %p.word = shl i64 %p, 1
+  %p.pair = getelementptr i64, ptr %patches, i64 %p.word
+{get("p.slot", "%p.pair", 0)}
+{get("p.index", "%p.pair", 1)}
+{get("p.value", "%values", "%p.index")}
+{at("p.target", "%slots", "%p.slot")}
+  store i64 %p.value, ptr %p.target
+  %p.next = add i64 %p, 1
+  br label %patch
+relocate:
+  %r = phi i64 [ 0, %patch ], [ %r.next, %relocate.one ]
+  %r.more = icmp slt i64 %r, %relocation.count
+  br i1 %r.more, label %relocate.one, label %done
+relocate.one:
+  %r.word = shl i64 %r, 1
+  %r.pair = getelementptr i64, ptr %relocations, i64 %r.word
+{get("r.slot", "%r.pair", 0)}
+{get("r.offset", "%r.pair", 1)}
+  %r.value = add i64 %arena, %r.offset
+{at("r.target", "%slots", "%r.slot")}
+  store i64 %r.value, ptr %r.target
+  %r.next = add i64 %r, 1
+  br label %relocate
+done:
+  ret void
+"""
+
+# Put the counters of launches and groups back to zero.
+RESET = f"""
+{get("counters", "%job", JOB_COUNTERS, "ptr")}
+{get("threads", "%job", JOB_THREADS)}
+{get("launch.count", "%job", JOB_LAUNCH_COUNT)}
+{get("groups", "%job", JOB_GROUPS, "ptr")}
+{get("group.count", "%job", JOB_GROUP_COUNT)}
+  %counter.count = mul i64 %launch.count, %threads
+  br label %counter
+counter:
+  %c = phi i64 [ 0, %entry ], [ %c.next, %counter.one ]
+  %c.more = icmp slt i64 %c, %counter.count
+  br i1 %c.more, label %counter.one, label %group
+counter.one:
+  %c.word = mul i64 %c, {COUNTER_WORDS}
+{at("c.counter", "%counters", "%c.word")}
+  store i64 0, ptr %c.counter
+  %c.next = add i64 %c, 1
+  br label %counter
+group:
+  %g = phi i64 [ 0, %counter ], [ %g.next, %group.one ]
+  %g.more = icmp slt i64 %g, %group.count
+  br i1 %g.more, label %group.one, label %done
+group.one:
+  %g.word = mul i64 %g, {GROUP_WORDS}
+  %g.record = getelementptr i64, ptr %groups, i64 %g.word
+{at("g.counter", "%g.record", GROUP_DONE)}
+  store i64 0, ptr %g.counter
+  %g.next = add i64 %g, 1
+  br label %group
+done:
+  ret void
+"""
+
+RUN_ALONE = f"""
+  call void @prepare(ptr %job)
+{get("flush", "%job", JOB_FLUSH)}
+{get("launches", "%job", JOB_LAUNCHES, "ptr")}
+{get("count", "%job", JOB_LAUNCH_COUNT)}
+{get("values", "%job", JOB_VALUES, "ptr")}
+{get("status", "%job", JOB_STATUS, "ptr")}
+{get("state", "%job", JOB_STATES, "ptr")}
+  store i64 0, ptr %state
+  %scratch = load ptr, ptr %values
+  %control = call i64 @enter(i64 %flush)
+  br label %launch
+launch:
+  %i = phi i64 [ 0, %entry ], [ %turned, %mark ], [ %i.next, %after ]
+  %more = icmp slt i64 %i, %count
+  br i1 %more, label %one, label %done
+one:
+  %word = mul i64 %i, {LAUNCH_WORDS}
+  %record = getelementptr i64, ptr %launches, i64 %word
+{get("kind", "%record", LAUNCH_KIND)}
+  %is.kernel = icmp eq i64 %kind, {KERNEL}
+  br i1 %is.kernel, label %kernel, label %mark
+mark:
+  %turned = call i64 @turn(ptr %record, ptr %state, i64 %i)
+  br label %launch
+kernel:
+{get("work", "%record", LAUNCH_WORK)}
+  %i.next = add i64 %i, 1
+  %any = icmp sgt i64 %work, 0
+  br i1 %any, label %call, label %after
+call:
+{get("function", "%record", LAUNCH_FUNCTION, "ptr")}
+  %slots = call ptr @place(ptr %record, ptr %state)
+  call void %function(ptr %slots, i64 0, i64 %work, ptr %scratch)
+  br label %after
+after:
+  %failed = load i64, ptr %status
+  %good = icmp eq i64 %failed, 0
+  br i1 %good, label %launch, label %done
+done:
+  call void @leave(i64 %control)
+  %result = load i64, ptr %status
+  ret i64 %result
+"""
+
+# One thread's part in a job: walk the launches in order, claim chunks, wait between groups. Each
+# thread has a share of a launch's chunks, the same share of each launch, for what it wrote before
+# lies in its cache; when its own are claimed it helps the next thread with the rest.
+WORK = f"""
+{get("counters", "%job", JOB_COUNTERS, "ptr")}
+{get("threads", "%job", JOB_THREADS)}
+{get("flush", "%job", JOB_FLUSH)}
+{get("launches", "%job", JOB_LAUNCHES, "ptr")}
+{get("count", "%job", JOB_LAUNCH_COUNT)}
+{get("groups", "%job", JOB_GROUPS, "ptr")}
+{get("values", "%job", JOB_VALUES, "ptr")}
+{get("stride", "%job", JOB_SCRATCH_STRIDE)}
+{get("status", "%job", JOB_STATUS, "ptr")}
+{get("states", "%job", JOB_STATES, "ptr")}
+{get("state.stride", "%job", JOB_STATE_STRIDE)}
+  %arena = load ptr, ptr %values
+  %scratch.offset = mul i64 %stride, %thread
+  %scratch = getelementptr i8, ptr %arena, i64 %scratch.offset
+  %state.offset = mul i64 %state.stride, %thread
+  %state = getelementptr i64, ptr %states, i64 %state.offset
+  store i64 0, ptr %state
+  %rounding = sub i64 %threads, 1
+  %control = call i64 @enter(i64 %flush)
+  br label %launch
+launch:
+  %i = phi i64 [ 0, %entry ], [ %turned, %turn ], [ %i.next, %exhausted ]
+  %running = phi i64 [ -1, %entry ], [ -1, %turn ], [ %group, %exhausted ]
+  %running.done = phi ptr [ null, %entry ], [ null, %turn ], [ %finished, %exhausted ]
+  %running.target = phi i64 [ 0, %entry ], [ 0, %turn ], [ %target, %exhausted ]
+  %idle = icmp eq i64 %running, -1
+  %more = icmp slt i64 %i, %count
+  br i1 %more, label %one, label %finish
+one:
+  %word = mul i64 %i, {LAUNCH_WORDS}
+  %record = getelementptr i64, ptr %launches, i64 %word
+{get("group", "%record", LAUNCH_GROUP)}
+{get("kind", "%record", LAUNCH_KIND)}
+  %same = icmp eq i64 %group, %running
+  %together = or i1 %same, %idle
+  br i1 %together, label %ready, label %barrier
+barrier:
+  call void @await(ptr %pool, ptr %running.done, i64 %running.target)
+  %failed = load atomic i64, ptr %status monotonic, align 8
+  %good = icmp eq i64 %failed, 0
+  br i1 %good, label %ready, label %done
+ready:
+  %is.kernel = icmp eq i64 %kind, {KERNEL}
+  br i1 %is.kernel, label %kernel, label %turn
+turn:
+  %turned = call i64 @turn(ptr %record, ptr %state, i64 %i)
+  br label %launch
+kernel:
+{get("function", "%record", LAUNCH_FUNCTION, "ptr")}
+{get("work", "%record", LAUNCH_WORK)}
+{get("chunk", "%record", LAUNCH_CHUNK)}
+{get("chunks", "%record", LAUNCH_CHUNKS)}
+{get("visit", "%state", STATE_VISIT)}
+  %slots = call ptr @place(ptr %record, ptr %state)
+  %own.counters = mul i64 %i, %threads
+  %group.word = mul i64 %group, {GROUP_WORDS}
+  %group.record = getelementptr i64, ptr %groups, i64 %group.word
+{get("total", "%group.record", GROUP_TOTAL)}
+{at("finished", "%group.record", GROUP_DONE)}
+  %visits = add i64 %visit, 1
+  %target = mul i64 %total, %visits
+  %i.next = add i64 %i, 1
+  br label %shares
+shares:
+  %s = phi i64 [ 0, %kernel ], [ %s.next, %claimed ]
+  %s.more = icmp slt i64 %s, %threads
+  br i1 %s.more, label %share, label %exhausted
+share:
+  %s.next = add i64 %s, 1
+  %owner.sum = add i64 %thread, %s
+  %owner = srem i64 %owner.sum, %threads
+  %owner.next = add i64 %owner, 1
+  %first.part = mul i64 %chunks, %owner
+  %first.up = add i64 %first.part, %rounding
+  %first = sdiv i64 %first.up, %threads
+  %last.part = mul i64 %chunks, %owner.next
+  %last.up = add i64 %last.part, %rounding
+  %last = sdiv i64 %last.up, %threads
+  %share.size = sub i64 %last, %first
+  %share.before = mul i64 %share.size, %visit
+  %share.end = add i64 %share.before, %share.size
+  %counter.number = add i64 %own.counters, %owner
+  %counter.word = mul i64 %counter.number, {COUNTER_WORDS}
+{at("next", "%counters", "%counter.word")}
+  %seen = load atomic i64, ptr %next monotonic, align 8
+  %left = icmp slt i64 %seen, %share.end
+  br i1 %left, label %look.closer, label %claimed
+claimed:
+  br label %shares
+look.closer:
+  %own = icmp eq i64 %s, 0
+  br i1 %own, label %claim, label %hesitate
+hesitate:
+  call void @spin(i64 {_HESITATION})
+  br label %claim
+claim:
+  %taken = load atomic i64, ptr %next monotonic, align 8
+  %free = icmp slt i64 %taken, %share.end
+  br i1 %free, label %take, label %claimed
+take:
+  %taken.next = add i64 %taken, 1
+  %swap = cmpxchg ptr %next, i64 %taken, i64 %taken.next monotonic monotonic
+  %mine = extractvalue {{ i64, i1 }} %swap, 1
+  br i1 %mine, label %run, label %claim
+run:
+  %turn.number = sub i64 %taken, %share.before
+  %number = add i64 %first, %turn.number
+  %begin = mul i64 %number, %chunk
+  %unclipped = add i64 %begin, %chunk
+  %inside = icmp slt i64 %unclipped, %work
+  %end = select i1 %inside, i64 %unclipped, i64 %work
+  call void %function(ptr %slots, i64 %begin, i64 %end, ptr %scratch)
+  %units = sub i64 %end, %begin
+  %before.mine = atomicrmw add ptr %finished, i64 %units seq_cst
+  %now = add i64 %before.mine, %units
+  %complete = icmp eq i64 %now, %target
+  br i1 %complete, label %announce, label %claim
+announce:
+  call void @notify(ptr %pool)
+  br label %exhausted
+exhausted: ; nothing is left of this launch
+  br label %launch
+finish: ; the caller waits for what is still running
+  %caller = icmp eq i64 %thread, 0
+  %busy = xor i1 %idle, true
+  %waits = and i1 %caller, %busy
+  br i1 %waits, label %wait, label %done
+wait:
+  call void @await(ptr %pool, ptr %running.done, i64 %running.target)
+  br label %done
+done:
+  call void @leave(i64 %control)
+  ret void
+"""
+
+RUN_SHARED = f"""
+  call void @prepare(ptr %job)
+  call void @reset(ptr %job)
+{at("current", "%pool", POOL_JOB)}
+{at("active", "%pool", POOL_ACTIVE)}
+{at("asleep.at", "%pool", POOL_ASLEEP)}
+{get("status", "%job", JOB_STATUS, "ptr")}
+  store atomic ptr %job, ptr %current seq_cst, align 8
+  %generation = atomicrmw add ptr %pool, i32 1 seq_cst
+  %asleep = load atomic i64, ptr %asleep.at seq_cst, align 8
+  %none = icmp eq i64 %asleep, 0
+  br i1 %none, label %work, label %wake
+wake:
+  call void @futex_wake(ptr %pool, ptr %pool)
+  br label %work
+work:
+  call void @work(ptr %pool, ptr %job, i64 0)
+  store atomic ptr null, ptr %current seq_cst, align 8
+  call void @await_none(ptr %pool, ptr %active, i64 0)
+  %result = load i64, ptr %status
+  ret i64 %result
+"""
