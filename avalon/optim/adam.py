@@ -42,6 +42,13 @@ class _Averages(Optimizer):
         made: Tensor = self.shared(("correction", id(step), beta), lambda: 1 - beta**step)
         return made
 
+    def _decay(self, parameter: Tensor, gradient: Tensor, group: Group) -> tuple[Tensor, Tensor]:
+        """The parameter and the gradient, one of them after weight decay as the group says."""
+        weight_decay = group["weight_decay"]
+        if group["decoupled_weight_decay"]:
+            return parameter * (1 - group["lr"] * weight_decay), gradient
+        return parameter, self.decayed(parameter, gradient, weight_decay)
+
 
 class Adam(_Averages):
     """Steps of lr times the mean gradient over the root of the mean square, bias corrected.
@@ -209,11 +216,7 @@ class NAdam(_Averages):
     def _update(self, parameter: Tensor, gradient: Tensor, state: State, group: Group) -> None:
         beta1, beta2 = group["betas"]
         lr, decay = group["lr"], group["momentum_decay"]
-        value: Tensor = parameter
-        if group["decoupled_weight_decay"]:
-            value = parameter * (1 - lr * group["weight_decay"])
-        else:
-            gradient = self.decayed(parameter, gradient, group["weight_decay"])
+        value, gradient = self._decay(parameter, gradient, group)
         step = self._steps(state)
         now = beta1 * (1.0 - 0.5 * (0.96 ** (step * decay)))
         after = beta1 * (1.0 - 0.5 * (0.96 ** ((step + 1) * decay)))
@@ -261,11 +264,7 @@ class RAdam(_Averages):
     def _update(self, parameter: Tensor, gradient: Tensor, state: State, group: Group) -> None:
         beta1, beta2 = group["betas"]
         lr = group["lr"]
-        value: Tensor = parameter
-        if group["decoupled_weight_decay"]:
-            value = parameter * (1 - lr * group["weight_decay"])
-        else:
-            gradient = self.decayed(parameter, gradient, group["weight_decay"])
+        value, gradient = self._decay(parameter, gradient, group)
         mean = self.move_towards(state["exp_avg"], gradient, 1 - beta1)
         square = self.gather_squares(state["exp_avg_sq"], gradient, beta2)
         step, second = self._steps(state), self._correction(state, beta2)
