@@ -136,13 +136,13 @@ class Run:
 
     def _read(self) -> None:
         """Look at what the last steps measured."""
-        state, names = self.state, self.measured.names
+        state = self.state
         for number, (batch, measures) in enumerate(self._unread):
             values = [value.item() for value in measures]
             if not math.isfinite(values[0]):
                 self.rewind.forget(len(self._unread) - 1 - number)
                 self._stop(values[0])
-            state.add(dict(zip(names, values, strict=True)), len(batch[0]))
+            state.add(self.measured.named(values), len(batch[0]))
             self.show.batch(state.means())
         self._unread = []
         self._read_at = time.perf_counter()
@@ -169,7 +169,7 @@ class Run:
                 batch = cut(*as_batch(raw))
                 outputs, target = forward(self.model, batch)
                 measures = (self.loss(outputs, target), *self.measured(outputs, target))
-                for name, value in zip(self.measured.names, measures, strict=True):
+                for name, value in self.measured.named(measures).items():
                     sums[name] = sums.get(name, 0.0) + value.item() * len(batch[0])
                 count += len(batch[0])
         if count == 0:

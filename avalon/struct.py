@@ -111,35 +111,37 @@ def map_leaves(function: Callable[[Tensor], Any], struct: Any) -> Any:
     Objects are copied without calling their constructors; everything that is neither a tensor nor
     entered stays as it is.
     """
-    copies: dict[int, Any] = {}
+    return _mapped(function, struct, {})
 
-    def copy(node: Any) -> Any:
-        if isinstance(node, Tensor):
-            return function(node)
-        fields = _fields(node)
-        if fields is None:
-            return node
-        if id(node) in copies:
-            return copies[id(node)]
-        if isinstance(node, tuple):
-            parts = [copy(child) for child in node]
-            made = type(node)._make(parts) if hasattr(node, "_make") else type(node)(parts)
-            copies[id(node)] = made
-            return made
-        if isinstance(node, list):
-            copies[id(node)] = made = []
-            made.extend(copy(child) for child in node)
-            return made
-        if isinstance(node, Mapping):
-            copies[id(node)] = made = {}
-            made.update((key, copy(child)) for key, child in node.items())
-            return made
-        copies[id(node)] = made = object.__new__(type(node))
-        for key, child in fields.items():
-            object.__setattr__(made, key, copy(child))
+
+def _mapped(function: Callable[[Tensor], Any], node: Any, copies: dict[int, Any]) -> Any:
+    """`map_leaves` of one node. It is no function inside that one: by its own name such a function
+    would hold itself, and with it the copies, until garbage is collected, whenever that is.
+    """
+    if isinstance(node, Tensor):
+        return function(node)
+    fields = _fields(node)
+    if fields is None:
+        return node
+    if id(node) in copies:
+        return copies[id(node)]
+    if isinstance(node, tuple):
+        parts = [_mapped(function, child, copies) for child in node]
+        made = type(node)._make(parts) if hasattr(node, "_make") else type(node)(parts)
+        copies[id(node)] = made
         return made
-
-    return copy(struct)
+    if isinstance(node, list):
+        copies[id(node)] = made = []
+        made.extend(_mapped(function, child, copies) for child in node)
+        return made
+    if isinstance(node, Mapping):
+        copies[id(node)] = made = {}
+        made.update((key, _mapped(function, child, copies)) for key, child in node.items())
+        return made
+    copies[id(node)] = made = object.__new__(type(node))
+    for key, child in fields.items():
+        object.__setattr__(made, key, _mapped(function, child, copies))
+    return made
 
 
 def _fields(node: Any) -> Mapping[Any, Any] | None:

@@ -8,8 +8,8 @@ none, so that it can be compiled.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from avalon import struct
 from avalon.data.batches import Batch
@@ -21,6 +21,7 @@ from avalon.transforms import grad
 
 Metric = Callable[[Any, Any], Any]
 Step = Callable[..., tuple[Tensor, ...]]
+Value = TypeVar("Value")
 
 
 def training_step(
@@ -77,27 +78,37 @@ def accuracy(outputs: Tensor, target: Tensor) -> Tensor:
 
 
 METRICS: dict[str, Metric] = {"accuracy": accuracy}
+_OF_CLASSES: dict[str, Metric] = {"accuracy": accuracy}  # unless others are given
 
 
 class Measured:
-    """The metrics of a run; unless given, they are chosen when the first outputs are seen."""
+    """The metrics of a run; unless given, the accuracy where the targets are classes. That is seen
+    from each step's outputs and kept nowhere, so that the first step is like the others.
+    """
 
     def __init__(self, metrics: dict[str, Metric] | None) -> None:
         self.metrics = metrics
 
     def __call__(self, outputs: Any, target: Any) -> tuple[Tensor, ...]:
-        if self.metrics is None:
-            classes = isinstance(outputs, Tensor) and isinstance(target, Tensor)
-            classes = classes and target.dtype.is_integer and outputs.ndim == target.ndim + 1
-            self.metrics = {"accuracy": accuracy} if classes else {}
+        metrics = self.metrics
+        if metrics is None:
+            metrics = _OF_CLASSES if _are_classes(outputs, target) else {}
         with no_grad():
             detached = struct.map_leaves(Tensor.detach, outputs)
-            return tuple(_as_scalar(m(detached, target)) for m in self.metrics.values())
+            return tuple(_as_scalar(m(detached, target)) for m in metrics.values())
 
-    @property
-    def names(self) -> list[str]:
-        """The names of what a step returns."""
-        return ["loss", *(self.metrics or {})]
+    def named(self, values: Sequence[Value]) -> dict[str, Value]:
+        """By its name each of the values that a step returned."""
+        metrics = self.metrics
+        if metrics is None:
+            metrics = _OF_CLASSES if len(values) > 1 else {}
+        return dict(zip(["loss", *metrics], values, strict=True))
+
+
+def _are_classes(outputs: Any, target: Any) -> bool:
+    if not (isinstance(outputs, Tensor) and isinstance(target, Tensor)):
+        return False
+    return target.dtype.is_integer and outputs.ndim == target.ndim + 1
 
 
 def forward(model: Any, batch: Batch) -> tuple[Any, Any]:

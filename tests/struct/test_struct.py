@@ -1,6 +1,8 @@
 """Structures as trees: paths, what is trained, copies of the same form."""
 
+import gc
 import threading
+import weakref
 from collections import namedtuple
 from dataclasses import dataclass
 
@@ -107,6 +109,18 @@ def test_mapping_follows_cycles():
     layer.itself = layer
     copy = struct.map_leaves(lambda t: t.shape, layer)
     assert copy.itself is copy
+
+
+def test_a_copy_ends_with_its_last_name():
+    model = {"layers": [Layer(ones(2)), (ones(3),)]}
+    gc.disable()
+    try:
+        copy = struct.map_leaves(Tensor.detach, model)
+        copied = weakref.ref(copy["layers"][0])
+        del copy
+        assert copied() is None
+    finally:
+        gc.enable()
 
 
 def test_what_python_did_not_write_is_neither_entered_nor_copied():

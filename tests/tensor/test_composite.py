@@ -84,7 +84,7 @@ def test_values_and_gradients_are_those_of_the_function_run_call_by_call(name, m
     plain = [x.tolist() for x in derivatives(function, operands)]
     assert len(traced) == len(plain)
     for one, other in zip(traced, plain, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", CASES)
