@@ -118,7 +118,8 @@ class SizedProgram(Program):
         return outputs
 
     def _expect(self, load: int) -> None:
-        """Scale the times of the calls before to what this one has to do."""
+        """Scale the times of the calls before to what this one has to do, which may be nothing."""
+        load = max(load, 1)
         factor = load / self._latest_load
         self._latest_load = load
         self._nanoseconds = int(self._nanoseconds * factor)
