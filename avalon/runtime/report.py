@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Sized
 
 from avalon.runtime.plan import Argument, BufferSpec, InputSpec, Launch, Plan
+from avalon.size import hint
 
 _SHOWN_INTEGERS = 6
 
@@ -20,7 +21,7 @@ def describe(
     roles = dict.fromkeys(("input", "output", "constant", "temporary"), 0)
     for spec in plan.buffers:
         if spec.role != "window":
-            roles[spec.role] += spec.nbytes
+            roles[spec.role] += hint(spec.nbytes)
     scratch = max((kernel.scratch for kernel in plan.kernels.values()), default=0)
     lines = [
         f"program {plan.name}, tier {plan.tier}: {_count(plan.launches, 'launch', 'launches')} of "
@@ -28,8 +29,10 @@ def describe(
         f"{seconds * 1e3:.1f} ms",
         f"memory: inputs {_bytes(roles['input'])}, outputs {_bytes(roles['output'])}, constants "
         f"{_bytes(roles['constant'])}, temporaries {_bytes(roles['temporary'])} in an arena of "
-        f"{_bytes(arena_bytes)}, scratch {_bytes(scratch)} a thread",
+        f"{_bytes(hint(arena_bytes))}, scratch {_bytes(scratch)} a thread",
     ]
+    if plan.sizes is not None:
+        lines.append("sizes are symbols (s0, s1, ...); bytes and work are those of a sample")
     for number, (launch, group) in enumerate(zip(plan.launches, groups, strict=True)):
         for loop in plan.loops:
             if loop.begin == number < loop.end:
@@ -38,7 +41,8 @@ def describe(
         if number == 0 or groups[number - 1] != group:
             lines.append(f"group {group}")
         arguments = _arguments(plan, launch)
-        effort = f"{launch.flops / 1e6:.3g} MFLOP, {_bytes(launch.bytes)}" if launch.flops else ""
+        flops, nbytes = hint(launch.flops), hint(launch.bytes)
+        effort = f"{flops / 1e6:.3g} MFLOP, {_bytes(nbytes)}" if flops else ""
         lines.append(
             f"  {number:3} {launch.kernel}({arguments}) x {launch.work}  {effort}".rstrip()
         )

@@ -23,6 +23,10 @@ from avalon.tracing.recorded import Recorded
 _EXTENTS = frozenset(("shape", "sizes", "size", "starts", "low", "high", "message"))
 
 
+# What stands in a pattern for a number: not None, by which parameters say that an operand tells it.
+_NUMBER = "#"
+
+
 class Pattern:
     """An operation without its numbers. Equal ones are one object, compared by identity."""
 
@@ -48,8 +52,9 @@ def _described(operation: Operation) -> Described:
     numbers: list[Any] = []
     constants: list[int] = []
 
-    def take(number: Any) -> None:
+    def take(number: Any) -> str:
         numbers.append(number)
+        return _NUMBER
 
     parts: list[Any] = [operation.name, operation.inputs, operation.outputs, operation.scalar]
     if operation.scalar is not None:

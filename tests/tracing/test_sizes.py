@@ -7,9 +7,10 @@ import pytest
 
 import avalon as av
 import avalon.nn.functional as F
-from avalon import nn
+from avalon import nn, ops
 from avalon.settings import settings
 from avalon.tracing import execute
+from avalon.tracing.values import Value
 
 
 def forget():
@@ -209,3 +210,33 @@ def test_one_array_seen_as_two_shapes():
         np.testing.assert_allclose(
             found.numpy(), np.exp(np.arange(24.0).reshape(shape)).sum(1), rtol=1e-5
         )
+
+
+def test_a_start_told_at_run_time_is_not_taken_for_a_number():
+    """The first axis starts at a number and the second is told, or the other way round: the numbers
+    in the columns are equal then.
+    """
+
+    def read(extent, starts):
+        array = np.arange(extent * extent, dtype=np.float32).reshape(extent, extent)
+        value, start = Value.from_numpy(array, av.float32), Value.from_number(1, av.int64)
+        part = ops.slice(value, start, starts=starts, sizes=(1, extent - 1), steps=(1, 1))
+        return array, part.host()
+
+    for extent in (3, 4, 5):
+        array, part = read(extent, (0, None))
+        np.testing.assert_array_equal(part, array[:1, 1:])
+    array, part = read(4, (None, 0))
+    np.testing.assert_array_equal(part, array[1:2, :3])
+
+
+def test_a_program_for_many_sizes_can_be_printed():
+    for size in (5, 9, 6):
+        (av.ones(size) * 2).sum().item()
+    texts = [
+        str(program.runnable)
+        for structure in execute._structures.values()
+        for program in structure.programs
+        if program.template is not None
+    ]
+    assert any("sizes are symbols" in text for text in texts)
