@@ -39,9 +39,13 @@ def all_cases(primitive, dtype):
     graph, operands, described = Graph(primitive.name), [], []
     for case in cases(primitive, dtype):
         inputs = [graph.input(x.shape, t) for x, t in zip(case.operands, case.dtypes, strict=True)]
-        graph.outputs.append(graph.call(primitive, inputs, case.parameters))
+        call = graph.call(primitive, inputs, case.parameters)
+        results = [call]
+        if call.dtype is dtypes.several:
+            results = [ops.result(call, index=index) for index in range(len(call.results))]
+        graph.outputs.extend(results)
         operands.extend(case.operands)
-        described.append(repr(case))
+        described.extend([repr(case)] * len(results))
     return graph, operands, described
 
 
