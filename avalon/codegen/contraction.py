@@ -161,7 +161,8 @@ def _cold(
             continue
         x, w, y = buffers
         spans, size = problem.blocks.spans, prod(problem.shape)
-        several = not few(spans, 1)
+        # The parts of a result with holes are one span each, even where nothing else is known.
+        several = len(problems) == 1 and not few(spans, 1)
         if several:
             y = temporary + len(temporaries)
             temporaries.append(spans * size * summed_in(dtype).itemsize)

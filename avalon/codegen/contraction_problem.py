@@ -347,9 +347,9 @@ def _phases(
         reached = [t for t in range(min(taps, tap_step)) if (start + t * dilation) % holes == 0]
         tap = reached[0] if reached else 0
         yield _Phase(
-            first, output_step, ceil(max(outputs - first, 0) / output_step),
+            first, output_step, -(-max(outputs - first, 0) // output_step),
             taps - 1 - tap if flip else tap, -tap_step if flip else tap_step,
-            ceil((taps - tap) / tap_step) if reached else 0,
+            -((tap - taps) // tap_step) if reached else 0,
             output_step * stride // holes, tap_step * dilation // holes,
             -((start + tap * dilation) // holes),
         )  # fmt: skip

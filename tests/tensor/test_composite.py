@@ -83,8 +83,11 @@ def test_values_and_gradients_are_those_of_the_function_run_call_by_call(name, m
     monkeypatch.setattr(module, "get_default_dtype", lambda: "no trace is known by this key")
     plain = [x.tolist() for x in derivatives(function, operands)]
     assert len(traced) == len(plain)
-    for one, other in zip(traced, plain, strict=True):
+    with av.eager():
+        eager = [x.tolist() for x in derivatives(function, operands)]
+    for one, other, another in zip(traced, plain, eager, strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(one, another, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -161,6 +161,34 @@ def test_slices_counters_and_scalars_build_nothing():
     assert execute.builds() == before
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions_of_many_sizes_and_their_gradients(stride):
+    def results(count, size):
+        rng = np.random.default_rng(count)
+        x = av.tensor(rng.standard_normal((count, 3, size, size)).astype("float32"))
+        w = av.tensor(rng.standard_normal((4, 3, 3, 3)).astype("float32"))
+        y = F.conv2d(x.requires_grad_(), w.requires_grad_(), stride=stride, padding=1)
+        made = y, *av.autograd.grad((y * y).sum(), (x, w))
+        return [one.detach().numpy().tobytes() for one in made]
+
+    sizes = [(2, 5), (3, 7), (2, 9), (4, 6), (1, 12)]
+    expected = []
+    for size in sizes:
+        forget()
+        expected.append(results(*size))
+    forget()
+    assert [results(*size) for size in sizes] == expected
+    with av.eager():
+        assert [results(*size) for size in sizes] == expected
+
+
+def test_a_program_for_many_sizes_may_have_nothing_to_do():
+    with av.eager():
+        for count in (3, 5, 4, 7):
+            x = av.arange(2 * count).reshape(2, count)
+            assert x.reshape(-1).tolist() == list(range(2 * count))
+
+
 def test_two_extents_that_vary_are_two_symbols():
     def product(rows, columns):
         a = av.arange(rows * 3, dtype=av.float32).reshape(rows, 3)
