@@ -31,6 +31,7 @@ _ENTRIES_PER_LAUNCH = 20
 _FAMILIES = 512
 _TEMPLATES = 8  # of a family and tier; then each size is built by itself
 _HOT_SIZES = 4  # sizes that a family without a template builds hot; the others stay cold
+_OWN_SIZES = 6  # sizes that are built by themselves because a shared program would be slow
 _spent = [0.0]  # seconds in which programs were built
 _builds: Counter[str] = Counter()  # programs built, by tier
 
@@ -112,8 +113,9 @@ class _Family:
         known = self.templates.setdefault(build, [])
         positions = set(wanted).union(*[template.outputs for template, _ in known])
         start = time.perf_counter()
+        shares_always = build[0] == "cold" or self.hot_sizes >= _OWN_SIZES
         try:
-            made = Template(recorded, column, earlier, build[0], sorted(positions))
+            made = Template(recorded, column, earlier, build[0], sorted(positions), shares_always)
         except (NoSymbols, ShapeError):
             return None  # one array seen as two shapes: a relation that symbols do not know
         known.append((made, (_where(recorded), _count(build, start))))

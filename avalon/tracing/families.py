@@ -17,6 +17,7 @@ from avalon.errors import IndexOutOfRange
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.program import Program, index_error
 from avalon.runtime.sized import SizedProgram, Symbols
+from avalon.schedule.sharing import slowed_flops
 from avalon.size import Size, Sizes, is_open
 from avalon.tracing.parts import restrict
 from avalon.tracing.patterns import build, places_of
@@ -27,10 +28,12 @@ Column = tuple[Any, ...]
 
 _ROOM = 16  # how many times larger than seen an extent may become before it is another program
 _LEAST_LIMIT = 4096
-
+# Multiplications and additions in kernels that know no size, up to which a hot program is worth
+# sharing: what more of them lose in a thousand calls is what a build costs.
+_MOST_SLOWED = 1 << 24
 
 class NoSymbols(Exception):
-    """Two columns differ in nothing that can be a symbol."""
+    """Two columns differ in nothing that can be a symbol, or had better not share a program."""
 
 
 class Template:
@@ -42,11 +45,13 @@ class Template:
     """
 
     def __init__(
-        self, recorded: Recorded, column: Column, other: Column, tier: str, positions: Sequence[int]
-    ) -> None:
+        self, recorded: Recorded, column: Column, other: Column, tier: str,
+        positions: Sequence[int], shares_always: bool,
+    ) -> None:  # fmt: skip
         """
         Raises:
-            NoSymbols: if no extent differs, or one is 0.
+            NoSymbols: if no extent differs, or one is 0; unless it `shares_always`, also if the
+                program would be much slower than one for a size.
         """
         pairs = zip(column, other, strict=True)
         varying = [place for place, (now, before) in enumerate(pairs) if now != before]
@@ -61,6 +66,8 @@ class Template:
         self._texts = {column[place]: place for place in varying if place in numbers.texts}
         filled = [numbers.found.get(place, number) for place, number in enumerate(column)]
         graph, nodes, constants = build(recorded, filled)
+        if not shares_always and slowed_flops(graph) > _MOST_SLOWED:
+            raise NoSymbols("large contractions differ in several extents")
         own = len(graph.inputs) - len(constants)
         kept = restrict(graph, [nodes[position] for position in positions])
         self.inputs = [place for place in kept if place < own]

@@ -268,3 +268,15 @@ def test_a_program_for_many_sizes_can_be_printed():
         if program.template is not None
     ]
     assert any("sizes are symbols" in text for text in texts)
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [((256, 320, 384), 3), ((8, 12, 16, 20), 2)])
+def test_large_contractions_that_differ_in_all_extents_do_not_share_a_program(sizes, expected):
+    product = av.compile(lambda a, b: a @ b)
+    rng = np.random.default_rng(0)
+    for n in sizes:
+        a, b = rng.standard_normal((2, n, n)).astype("float32")
+        for _ in range(3):
+            found = product(av.tensor(a), av.tensor(b)).numpy()
+        assert np.allclose(found, a @ b, atol=1e-3)
+    assert execute.builds()["hot"] == expected
