@@ -18,7 +18,17 @@ import numpy as np
 import torch
 
 import avalon as av
-from benchmarks.contest import Arrays, Competitor, Contest, jax_adam, jax_adam_state
+from benchmarks.contest import (
+    Arrays,
+    Competitor,
+    Contest,
+    avalon_competitor,
+    competitors,
+    jax_competitor,
+    jax_predictor,
+    jax_step,
+    torch_competitor,
+)
 from benchmarks.nets import Net, training_step
 
 BATCH = 100
@@ -32,32 +42,22 @@ def contest() -> Contest:
     labels = generator.integers(0, 10, BATCH)
     return Contest(
         "CNN, batch 100",
-        {
-            "avalon": _avalon(weights, images, labels, compiled=True),
-            "avalon loop": _avalon(weights, images, labels, compiled=False),
-            "torch": _torch(weights, images, labels, compiled=False),
-            "torch.compile": _torch(weights, images, labels, compiled=True),
-            "jax": _jax(weights, images, labels),
-        },
+        competitors(
+            lambda compiled: _avalon(weights, images, labels, compiled),
+            lambda compiled: _torch(weights, images, labels, compiled),
+            _jax(weights, images, labels),
+        ),
     )
 
 
-def _avalon(weights: Arrays, images: Any, labels: Any, *, compiled: bool) -> Competitor:
+def _avalon(weights: Arrays, images: Any, labels: Any, compiled: bool) -> Competitor:
     net = Net()
     av.load_state_dict(net, {name: av.tensor(value) for name, value in weights.items()})
     step = training_step(net, av.optim.Adam(av.parameters(net), lr=1e-3))
-    x, y = av.tensor(images), av.tensor(labels)
-
-    def forward(x: av.Tensor) -> av.Tensor:
-        with av.no_grad():
-            return net(x)
-
-    if compiled:
-        step, forward = av.compile(step), av.compile(forward)
-    return Competitor(lambda: step(x, y).item(), lambda: forward(x).numpy())
+    return avalon_competitor(step, net, (images, labels), images, compiled)
 
 
-def _torch(weights: Arrays, images: Any, labels: Any, *, compiled: bool) -> Competitor:
+def _torch(weights: Arrays, images: Any, labels: Any, compiled: bool) -> Competitor:
     layers = torch.nn
     functional = torch.nn.functional
 
@@ -80,20 +80,11 @@ def _torch(weights: Arrays, images: Any, labels: Any, *, compiled: bool) -> Comp
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     if compiled:
         net = torch.compile(net)
-    x, y = torch.tensor(images), torch.tensor(labels)
 
-    def train() -> float:
-        optimizer.zero_grad()
-        loss = functional.nll_loss(net(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+    def loss_of(x: Any, y: Any) -> Any:
+        return functional.nll_loss(net(x), y)
 
-    def predict() -> Any:
-        with torch.no_grad():
-            return net(x).numpy()
-
-    return Competitor(train, predict)
+    return torch_competitor(optimizer, loss_of, net, (images, labels), images)
 
 
 def _jax(weights: Arrays, images: Any, labels: Any) -> Competitor:
@@ -116,22 +107,8 @@ def _jax(weights: Arrays, images: Any, labels: Any) -> Competitor:
     def loss_of(p: Arrays, x: Any, y: Any) -> Any:
         return -jnp.take_along_axis(forward(p, x), y[:, None], 1).mean()
 
-    def step(p: Arrays, state: Any, x: Any, y: Any) -> Any:
-        loss, gradients = jax.value_and_grad(loss_of)(p, x, y)
-        return loss, *jax_adam(p, state, gradients)
-
-    compiled_step = jax.jit(step, donate_argnums=(0, 1))
-    compiled_forward = jax.jit(forward)
-    x, y = jnp.asarray(images), jnp.asarray(labels)
-    parameters = {name: jnp.array(value) for name, value in weights.items()}
-    trained = [parameters, jax_adam_state(parameters)]
-
-    def train() -> float:
-        loss, *trained[:] = compiled_step(*trained, x, y)
-        jax.block_until_ready(trained)
-        return float(loss)
-
-    return Competitor(train, lambda: np.asarray(compiled_forward(trained[0], x)))
+    predict = jax_predictor(forward, images)
+    return jax_competitor(jax_step(loss_of), predict, weights, (images, labels))
 
 
 def _weights(generator: np.random.Generator) -> Arrays:

@@ -18,7 +18,17 @@ import numpy as np
 import torch
 
 import avalon as av
-from benchmarks.contest import Arrays, Competitor, Contest, jax_adam, jax_adam_state
+from benchmarks.contest import (
+    Arrays,
+    Competitor,
+    Contest,
+    avalon_competitor,
+    competitors,
+    jax_adam,
+    jax_competitor,
+    jax_predictor,
+    torch_competitor,
+)
 from benchmarks.nets import GPT, gpt_step
 
 BATCH, CONTEXT, VOCABULARY = 12, 64, 65
@@ -34,33 +44,23 @@ def contest() -> Contest:
     x, y = text[:, :-1].copy(), text[:, 1:].copy()
     return Contest(
         "GPT 4 x 128, context 64, batch 12",
-        {
-            "avalon": _avalon(weights, x, y, compiled=True),
-            "avalon loop": _avalon(weights, x, y, compiled=False),
-            "torch": _torch(weights, x, y, compiled=False),
-            "torch.compile": _torch(weights, x, y, compiled=True),
-            "jax": _jax(weights, x, y),
-        },
+        competitors(
+            lambda compiled: _avalon(weights, x, y, compiled),
+            lambda compiled: _torch(weights, x, y, compiled),
+            _jax(weights, x, y),
+        ),
     )
 
 
-def _avalon(weights: Arrays, tokens: Any, following: Any, *, compiled: bool) -> Competitor:
+def _avalon(weights: Arrays, tokens: Any, following: Any, compiled: bool) -> Competitor:
     model = GPT(VOCABULARY, CONTEXT, WIDTH, HEADS, DEPTH)
     av.load_state_dict(model, {name: av.tensor(value) for name, value in weights.items()})
     optimizer = av.optim.AdamW(av.parameters(model), lr=LR, weight_decay=DECAY)
     step = gpt_step(model, optimizer)
-    x, y = av.tensor(tokens), av.tensor(following)
-
-    def forward(x: av.Tensor) -> av.Tensor:
-        with av.no_grad():
-            return model(x)
-
-    if compiled:
-        step, forward = av.compile(step), av.compile(forward)
-    return Competitor(lambda: step(x, y).item(), lambda: forward(x).numpy())
+    return avalon_competitor(step, model, (tokens, following), tokens, compiled)
 
 
-def _torch(weights: Arrays, tokens: Any, following: Any, *, compiled: bool) -> Competitor:
+def _torch(weights: Arrays, tokens: Any, following: Any, compiled: bool) -> Competitor:
     layers, functional = torch.nn, torch.nn.functional
 
     class Block(torch.nn.Module):
@@ -99,20 +99,11 @@ def _torch(weights: Arrays, tokens: Any, following: Any, *, compiled: bool) -> C
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=DECAY)
     if compiled:
         model = torch.compile(model)
-    x, y = torch.tensor(tokens), torch.tensor(following)
 
-    def train() -> float:
-        optimizer.zero_grad()
-        loss = functional.cross_entropy(model(x).view(-1, VOCABULARY), y.view(-1))
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+    def loss_of(x: Any, y: Any) -> Any:
+        return functional.cross_entropy(model(x).view(-1, VOCABULARY), y.view(-1))
 
-    def predict() -> Any:
-        with torch.no_grad():
-            return model(x).numpy()
-
-    return Competitor(train, predict)
+    return torch_competitor(optimizer, loss_of, model, (tokens, following), tokens)
 
 
 def _jax(weights: Arrays, tokens: Any, following: Any) -> Competitor:
@@ -151,18 +142,8 @@ def _jax(weights: Arrays, tokens: Any, following: Any) -> Competitor:
         p = jax.tree.map(lambda w: w * (1 - LR * DECAY), p)
         return loss, *jax_adam(p, state, gradients, LR)
 
-    compiled_step = jax.jit(step, donate_argnums=(0, 1))
-    compiled_forward = jax.jit(forward)
-    x, y = jnp.asarray(tokens), jnp.asarray(following)
-    parameters = {name: jnp.array(value) for name, value in weights.items()}
-    trained = [parameters, jax_adam_state(parameters)]
-
-    def train() -> float:
-        loss, *trained[:] = compiled_step(*trained, x, y)
-        jax.block_until_ready(trained)
-        return float(loss)
-
-    return Competitor(train, lambda: np.asarray(compiled_forward(trained[0], x)))
+    predict = jax_predictor(forward, tokens)
+    return jax_competitor(step, predict, weights, (tokens, following))
 
 
 def _weights(generator: np.random.Generator) -> Arrays:

@@ -18,7 +18,17 @@ import numpy as np
 import torch
 
 import avalon as av
-from benchmarks.contest import Arrays, Competitor, Contest, jax_adam, jax_adam_state
+from benchmarks.contest import (
+    Arrays,
+    Competitor,
+    Contest,
+    avalon_competitor,
+    competitors,
+    jax_competitor,
+    jax_predictor,
+    jax_step,
+    torch_competitor,
+)
 from benchmarks.nets import Recurrent, recurrent_step
 
 BATCH, LENGTH, INPUTS, HIDDEN, CLASSES = 32, 64, 64, 256, 10
@@ -44,32 +54,22 @@ def contest() -> Contest:
     y = generator.integers(0, CLASSES, BATCH)
     return Contest(
         "LSTM 64-256, length 64, batch 32",
-        {
-            "avalon": _avalon(weights, x, y, compiled=True),
-            "avalon loop": _avalon(weights, x, y, compiled=False),
-            "torch": _torch(weights, x, y, compiled=False),
-            "torch.compile": _torch(weights, x, y, compiled=True),
-            "jax": _jax(weights, x, y),
-        },
+        competitors(
+            lambda compiled: _avalon(weights, x, y, compiled),
+            lambda compiled: _torch(weights, x, y, compiled),
+            _jax(weights, x, y),
+        ),
     )
 
 
-def _avalon(weights: Arrays, sequences: Any, labels: Any, *, compiled: bool) -> Competitor:
+def _avalon(weights: Arrays, sequences: Any, labels: Any, compiled: bool) -> Competitor:
     model = Recurrent(INPUTS, HIDDEN, CLASSES)
     av.load_state_dict(model, {name: av.tensor(value) for name, value in weights.items()})
     step = recurrent_step(model, av.optim.Adam(av.parameters(model), lr=1e-3))
-    x, y = av.tensor(sequences), av.tensor(labels)
-
-    def forward(x: av.Tensor) -> av.Tensor:
-        with av.no_grad():
-            return model(x)
-
-    if compiled:
-        step, forward = av.compile(step), av.compile(forward)
-    return Competitor(lambda: step(x, y).item(), lambda: forward(x).numpy())
+    return avalon_competitor(step, model, (sequences, labels), sequences, compiled)
 
 
-def _torch(weights: Arrays, sequences: Any, labels: Any, *, compiled: bool) -> Competitor:
+def _torch(weights: Arrays, sequences: Any, labels: Any, compiled: bool) -> Competitor:
     class TorchRecurrent(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -84,20 +84,11 @@ def _torch(weights: Arrays, sequences: Any, labels: Any, *, compiled: bool) -> C
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     if compiled:
         model = torch.compile(model)
-    x, y = torch.tensor(sequences), torch.tensor(labels)
 
-    def train() -> float:
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+    def loss_of(x: Any, y: Any) -> Any:
+        return torch.nn.functional.cross_entropy(model(x), y)
 
-    def predict() -> Any:
-        with torch.no_grad():
-            return model(x).numpy()
-
-    return Competitor(train, predict)
+    return torch_competitor(optimizer, loss_of, model, (sequences, labels), sequences)
 
 
 def _jax(weights: Arrays, sequences: Any, labels: Any) -> Competitor:
@@ -120,19 +111,5 @@ def _jax(weights: Arrays, sequences: Any, labels: Any) -> Competitor:
         logs = jax.nn.log_softmax(forward(p, x))
         return -jnp.take_along_axis(logs, y[:, None], 1).mean()
 
-    def step(p: Arrays, state: Any, x: Any, y: Any) -> Any:
-        loss, gradients = jax.value_and_grad(loss_of)(p, x, y)
-        return loss, *jax_adam(p, state, gradients)
-
-    compiled_step = jax.jit(step, donate_argnums=(0, 1))
-    compiled_forward = jax.jit(forward)
-    x, y = jnp.asarray(sequences), jnp.asarray(labels)
-    parameters = {name: jnp.array(value) for name, value in weights.items()}
-    trained = [parameters, jax_adam_state(parameters)]
-
-    def train() -> float:
-        loss, *trained[:] = compiled_step(*trained, x, y)
-        jax.block_until_ready(trained)
-        return float(loss)
-
-    return Competitor(train, lambda: np.asarray(compiled_forward(trained[0], x)))
+    predict = jax_predictor(forward, sequences)
+    return jax_competitor(jax_step(loss_of), predict, weights, (sequences, labels))

@@ -20,7 +20,17 @@ import torch
 
 import avalon as av
 import avalon.nn.functional as F
-from benchmarks.contest import Arrays, Competitor, Contest, jax_adam, jax_adam_state
+from benchmarks.contest import (
+    Arrays,
+    Competitor,
+    Contest,
+    avalon_competitor,
+    competitors,
+    jax_competitor,
+    jax_predictor,
+    jax_step,
+    torch_competitor,
+)
 from benchmarks.nets import MLP, mlp_step
 
 Widths = tuple[int, ...]
@@ -52,36 +62,26 @@ def _contest(widths: Widths, *, batch: int, rows: int) -> Contest:
     row = x[:rows]
     return Contest(
         f"MLP {'-'.join(map(str, widths))}, batch {batch}",
-        {
-            "avalon": _avalon(widths, weights, x, y, row, compiled=True),
-            "avalon loop": _avalon(widths, weights, x, y, row, compiled=False),
-            "torch": _torch(widths, weights, x, y, row, compiled=False),
-            "torch.compile": _torch(widths, weights, x, y, row, compiled=True),
-            "jax": _jax(widths, weights, x, y, row),
-        },
+        competitors(
+            lambda compiled: _avalon(widths, weights, x, y, row, compiled),
+            lambda compiled: _torch(widths, weights, x, y, row, compiled),
+            _jax(widths, weights, x, y, row),
+        ),
     )
 
 
 def _avalon(
-    widths: Widths, weights: Arrays, images: Any, target: Any, row: Any, *, compiled: bool
+    widths: Widths, weights: Arrays, data: Any, target: Any, row: Any, compiled: bool
 ) -> Competitor:
     model = MLP(widths)
     av.load_state_dict(model, {name: av.tensor(value) for name, value in weights.items()})
     criterion = F.mse_loss if widths[-1] == 1 else F.cross_entropy
     step = mlp_step(model, criterion, av.optim.Adam(av.parameters(model), lr=1e-3))
-    x, y, one = av.tensor(images), av.tensor(target), av.tensor(row)
-
-    def forward(x: av.Tensor) -> av.Tensor:
-        with av.no_grad():
-            return model(x)
-
-    if compiled:
-        step, forward = av.compile(step), av.compile(forward)
-    return Competitor(lambda: step(x, y).item(), lambda: forward(one).numpy())
+    return avalon_competitor(step, model, (data, target), row, compiled)
 
 
 def _torch(
-    widths: Widths, weights: Arrays, images: Any, target: Any, row: Any, *, compiled: bool
+    widths: Widths, weights: Arrays, data: Any, target: Any, row: Any, compiled: bool
 ) -> Competitor:
     functional = torch.nn.functional
 
@@ -101,23 +101,14 @@ def _torch(
     if compiled:
         model = torch.compile(model)
     criterion = functional.mse_loss if widths[-1] == 1 else functional.cross_entropy
-    x, y, one = torch.tensor(images), torch.tensor(target), torch.tensor(row)
 
-    def train() -> float:
-        optimizer.zero_grad()
-        loss = criterion(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+    def loss_of(x: Any, y: Any) -> Any:
+        return criterion(model(x), y)
 
-    def predict() -> Any:
-        with torch.no_grad():
-            return model(one).numpy()
-
-    return Competitor(train, predict)
+    return torch_competitor(optimizer, loss_of, model, (data, target), row)
 
 
-def _jax(widths: Widths, weights: Arrays, images: Any, target: Any, row: Any) -> Competitor:
+def _jax(widths: Widths, weights: Arrays, data: Any, target: Any, row: Any) -> Competitor:
     last = len(widths) - 2
 
     def forward(p: Arrays, x: Any) -> Any:
@@ -132,19 +123,5 @@ def _jax(widths: Widths, weights: Arrays, images: Any, target: Any, row: Any) ->
             return ((out - y) ** 2).mean()
         return -jnp.take_along_axis(jax.nn.log_softmax(out), y[:, None], 1).mean()
 
-    def step(p: Arrays, state: Any, x: Any, y: Any) -> Any:
-        loss, gradients = jax.value_and_grad(loss_of)(p, x, y)
-        return loss, *jax_adam(p, state, gradients)
-
-    compiled_step = jax.jit(step, donate_argnums=(0, 1))
-    compiled_forward = jax.jit(forward)
-    x, y, one = jnp.asarray(images), jnp.asarray(target), jnp.asarray(row)
-    parameters = {name: jnp.array(value) for name, value in weights.items()}
-    trained = [parameters, jax_adam_state(parameters)]
-
-    def train() -> float:
-        loss, *trained[:] = compiled_step(*trained, x, y)
-        jax.block_until_ready(trained)
-        return float(loss)
-
-    return Competitor(train, lambda: np.asarray(compiled_forward(trained[0], one)))
+    predict = jax_predictor(forward, row)
+    return jax_competitor(jax_step(loss_of), predict, weights, (data, target))

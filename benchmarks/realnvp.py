@@ -19,7 +19,17 @@ import numpy as np
 import torch
 
 import avalon as av
-from benchmarks.contest import Arrays, Competitor, Contest, jax_adam, jax_adam_state
+from benchmarks.contest import (
+    Arrays,
+    Competitor,
+    Contest,
+    avalon_competitor,
+    competitors,
+    jax_competitor,
+    jax_predictor,
+    jax_step,
+    torch_competitor,
+)
 from benchmarks.nets import RealNVP, realnvp_step
 
 BATCH, WIDTH, COUPLINGS = 200, 256, 6
@@ -42,34 +52,24 @@ def contest() -> Contest:
     points = generator.standard_normal((BATCH, 2)).astype(np.float32)
     return Contest(
         "RealNVP 6 x 256, batch 200",
-        {
-            "avalon": _avalon(weights, points, compiled=True),
-            "avalon loop": _avalon(weights, points, compiled=False),
-            "torch": _torch(weights, points, compiled=False),
-            "torch.compile": _torch(weights, points, compiled=True),
-            "jax": _jax(weights, points),
-        },
+        competitors(
+            lambda compiled: _avalon(weights, points, compiled),
+            lambda compiled: _torch(weights, points, compiled),
+            _jax(weights, points),
+        ),
     )
 
 
-def _avalon(weights: Arrays, points: Any, *, compiled: bool) -> Competitor:
+def _avalon(weights: Arrays, points: Any, compiled: bool) -> Competitor:
     model = RealNVP(MASKS, WIDTH)
     av.load_state_dict(
         model, {name: av.tensor(value) for name, value in weights.items()}, strict=False
     )
     step = realnvp_step(model, av.optim.Adam(av.parameters(model), lr=1e-3))
-    x = av.tensor(points)
-
-    def forward(x: av.Tensor) -> av.Tensor:
-        with av.no_grad():
-            return model(x)
-
-    if compiled:
-        step, forward = av.compile(step), av.compile(forward)
-    return Competitor(lambda: step(x).item(), lambda: forward(x).numpy())
+    return avalon_competitor(step, model, (points,), points, compiled)
 
 
-def _torch(weights: Arrays, points: Any, *, compiled: bool) -> Competitor:
+def _torch(weights: Arrays, points: Any, compiled: bool) -> Competitor:
     layers = torch.nn
 
     def network() -> Any:
@@ -91,7 +91,6 @@ def _torch(weights: Arrays, points: Any, *, compiled: bool) -> Competitor:
     model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     masks = [torch.tensor(mask) for mask in MASKS]
-    data = torch.tensor(points)
 
     def density(x: Any) -> Any:
         volume = torch.zeros(len(x))
@@ -106,18 +105,10 @@ def _torch(weights: Arrays, points: Any, *, compiled: bool) -> Competitor:
     if compiled:
         density = torch.compile(density)
 
-    def train() -> float:
-        optimizer.zero_grad()
-        loss = -density(data).mean()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+    def loss_of(x: Any) -> Any:
+        return -density(x).mean()
 
-    def predict() -> Any:
-        with torch.no_grad():
-            return density(data).numpy()
-
-    return Competitor(train, predict)
+    return torch_competitor(optimizer, loss_of, density, (points,), points)
 
 
 def _jax(weights: Arrays, points: Any) -> Competitor:
@@ -140,19 +131,8 @@ def _jax(weights: Arrays, points: Any) -> Competitor:
             volume = volume - scale.sum(1)
         return volume - 0.5 * (x * x).sum(1) - 0.5 * x.shape[1] * NORMAL
 
-    def step(p: Arrays, state: Any, x: Any) -> Any:
-        loss, gradients = jax.value_and_grad(lambda p: -density(p, x).mean())(p)
-        return loss, *jax_adam(p, state, gradients)
+    def loss_of(p: Arrays, x: Any) -> Any:
+        return -density(p, x).mean()
 
-    compiled_step = jax.jit(step, donate_argnums=(0, 1))
-    compiled_density = jax.jit(density)
-    x = jnp.asarray(points)
-    parameters = {name: jnp.array(value) for name, value in weights.items()}
-    trained = [parameters, jax_adam_state(parameters)]
-
-    def train() -> float:
-        loss, *trained[:] = compiled_step(*trained, x)
-        jax.block_until_ready(trained)
-        return float(loss)
-
-    return Competitor(train, lambda: np.asarray(compiled_density(trained[0], x)))
+    predict = jax_predictor(density, points)
+    return jax_competitor(jax_step(loss_of), predict, weights, (points,))

@@ -19,7 +19,16 @@ import numpy as np
 import torch
 
 import avalon as av
-from benchmarks.contest import Arrays, Competitor, Contest, jax_adam, jax_adam_state
+from benchmarks.contest import (
+    Arrays,
+    Competitor,
+    Contest,
+    avalon_competitor,
+    competitors,
+    jax_adam,
+    jax_competitor,
+    torch_competitor,
+)
 from benchmarks.nets import HIDDEN, LATENT, PIXELS, VAE, vae_step
 
 BATCH = 100
@@ -43,39 +52,32 @@ def contest() -> Contest:
     images = generator.random((BATCH, PIXELS), np.float32)
     return Contest(
         "VAE 784-500-5, batch 100",
-        {
-            "avalon": _avalon(weights, images, compiled=True),
-            "avalon loop": _avalon(weights, images, compiled=False),
-            "torch": _torch(weights, images, compiled=False),
-            "torch.compile": _torch(weights, images, compiled=True),
-            "jax": _jax(weights, images),
-        },
+        competitors(
+            lambda compiled: _avalon(weights, images, compiled),
+            lambda compiled: _torch(weights, images, compiled),
+            _jax(weights, images),
+        ),
     )
 
 
-def _avalon(weights: Arrays, images: Any, *, compiled: bool) -> Competitor:
+def _avalon(weights: Arrays, images: Any, compiled: bool) -> Competitor:
     model = VAE()
     av.load_state_dict(model, {name: av.tensor(value) for name, value in weights.items()})
     step = vae_step(model, av.optim.Adam(av.parameters(model), lr=1e-3))
-    x, one = av.tensor(images), av.tensor(images[:1])
 
-    def forward(x: av.Tensor) -> av.Tensor:
-        with av.no_grad():
-            return model(x)[0].sigmoid()
+    def reconstruct(x: av.Tensor) -> av.Tensor:
+        return model(x)[0].sigmoid()
 
-    if compiled:
-        step, forward = av.compile(step), av.compile(forward)
-    return Competitor(lambda: step(x).item(), lambda: forward(one).numpy())
+    return avalon_competitor(step, reconstruct, (images,), images[:1], compiled)
 
 
-def _torch(weights: Arrays, images: Any, *, compiled: bool) -> Competitor:
+def _torch(weights: Arrays, images: Any, compiled: bool) -> Competitor:
     functional = torch.nn.functional
     model = torch.nn.ModuleDict(
         {name: torch.nn.Linear(shape[1], shape[0]) for name, shape in SHAPES.items()}
     )
     model.load_state_dict({name: torch.tensor(value) for name, value in weights.items()})
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    x, one = torch.tensor(images), torch.tensor(images[:1])
 
     def forward(x: Any) -> Any:
         hidden = functional.relu(model["encode"](x))
@@ -86,21 +88,16 @@ def _torch(weights: Arrays, images: Any, *, compiled: bool) -> Competitor:
     if compiled:
         forward = torch.compile(forward)
 
-    def train() -> float:
-        optimizer.zero_grad()
+    def loss_of(x: Any) -> Any:
         logits, mean, log_variance = forward(x)
         error = functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
         divergence = -0.5 * (1 + log_variance - mean * mean - log_variance.exp()).sum()
-        loss = (error + divergence) / BATCH
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+        return (error + divergence) / BATCH
 
-    def predict() -> Any:
-        with torch.no_grad():
-            return forward(one)[0].sigmoid().numpy()
+    def reconstruct(x: Any) -> Any:
+        return forward(x)[0].sigmoid()
 
-    return Competitor(train, predict)
+    return torch_competitor(optimizer, loss_of, reconstruct, (images,), images[:1])
 
 
 def _jax(weights: Arrays, images: Any) -> Competitor:
@@ -124,15 +121,10 @@ def _jax(weights: Arrays, images: Any) -> Competitor:
         loss, gradients = jax.value_and_grad(loss_of)(p, x, draw)
         return loss, *jax_adam(p, state, gradients), key
 
-    compiled_step = jax.jit(step, donate_argnums=(0, 1, 2))
     reconstruct = jax.jit(lambda p, x, key: jax.nn.sigmoid(forward(p, x, key)[0]))
-    x, one = jnp.asarray(images), jnp.asarray(images[:1])
-    parameters = {name: jnp.array(value) for name, value in weights.items()}
-    trained = [parameters, jax_adam_state(parameters), jax.random.key(0)]
+    one = jnp.asarray(images[:1])
 
-    def train() -> float:
-        loss, *trained[:] = compiled_step(*trained, x)
-        jax.block_until_ready(trained)
-        return float(loss)
+    def predict(trained: list[Any]) -> Any:
+        return reconstruct(trained[0], one, trained[2])
 
-    return Competitor(train, lambda: np.asarray(reconstruct(trained[0], one, trained[2])))
+    return jax_competitor(step, predict, weights, (images,), jax.random.key(0))
