@@ -30,7 +30,7 @@ from avalon.tensor import (
     synchronize,
 )
 from avalon.tracing.modes import modes
-from avalon.tracing.values import Value
+from avalon.tracing.values import Value, encode
 
 State = dict[str, Any]
 Group = dict[str, Any]
@@ -213,7 +213,7 @@ class Optimizer:
         """Parameters that step together for the first time share one count."""
         new = [state for state in states if state.get("step", self) is None]
         if new:
-            start = fresh_zeros((), get_default_dtype())
+            start = fresh(0, (), get_default_dtype())
             for state in new:
                 state["step"] = start
 
@@ -337,12 +337,12 @@ def _copied(name: str, value: Any, counts: dict[Any, Tensor]) -> Any:
 
 def like(parameter: Tensor) -> Tensor:
     """Zeros of a parameter's shape and dtype, to gather averages in."""
-    return fresh_zeros(tuple(parameter.shape), parameter.dtype)
+    return fresh(0, tuple(parameter.shape), parameter.dtype)
 
 
-def fresh_zeros(shape: Shape, dtype: DType) -> Tensor:
-    """Zeros that are there at once, so that the first step is recorded like the others."""
-    return Tensor._make(Value.from_numpy(np.zeros(shape, dtype.storage), dtype))
+def fresh(number: float, shape: Shape, dtype: DType) -> Tensor:
+    """State that is there at once, so that the first step is recorded like the others."""
+    return Tensor._make(Value.from_numpy(encode(np.full(shape, number), dtype), dtype))
 
 
 def check(name: str, **settings: float) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from avalon.optim.optimizer import Group, Optimizer, State, check
+from avalon.optim.optimizer import Group, Optimizer, State, check, fresh
 from avalon.tensor import Tensor
 
 
@@ -51,6 +51,13 @@ class SGD(Optimizer):
                 "maximize": maximize,
             },
         )
+
+    def _start(self, parameter: Tensor, group: Group) -> State:
+        if group["momentum"] == 0 or group["dampening"] != 0:
+            return {}
+        # PyTorch begins with a copy of the gradient. That is what the formula of the later steps
+        # makes of -0, whatever the gradient is; so the first step is recorded like the others.
+        return {"momentum_buffer": fresh(-0.0, tuple(parameter.shape), parameter.dtype)}
 
     def _update(self, parameter: Tensor, gradient: Tensor, state: State, group: Group) -> None:
         gradient = self.decayed(parameter, gradient, group["weight_decay"])

@@ -204,3 +204,13 @@ def test_plateau_and_sequence():
             both.step()
         found.append(rates)
     assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [av.float32, av.bfloat16])
+def test_momentum_begins_with_the_gradient_signs_of_zeros_included(dtype):
+    weight = av.tensor([1.0, 1.0, 1.0, 1.0], dtype=dtype, requires_grad=True)
+    optimizer = av.optim.SGD([weight], lr=0.1, momentum=0.9)
+    weight.grad = av.tensor([0.0, -0.0, -2.0, float("inf")], dtype=dtype)
+    optimizer.step()
+    begun = optimizer.state[weight]["momentum_buffer"].float().numpy()
+    assert begun.tobytes() == weight.grad.float().numpy().tobytes()
