@@ -11,21 +11,13 @@ import ctypes
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from avalon.runtime import driver_tables as tables, memory
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.plan import Argument, Launch, LoopSpec, Plan
+from avalon.runtime.shares import chunk_units, shared_gain
 from avalon.runtime.values import Table, Values
-from avalon.size import Size, hint
-
-_CHUNKS_PER_THREAD = 8
-_CHUNK_NANOSECONDS = 2_000  # a smaller chunk costs more to claim than it gains
-_UNEVEN = 1.04  # how much more than an equal share one thread may have
-# What a core does in a nanosecond, for first guesses only; then calls are timed.
-_FLOPS_PER_NANOSECOND = 40
-_BYTES_PER_NANOSECOND = 8
-_LAUNCH_NANOSECONDS = 100
+from avalon.size import Size
 
 _WORD = 8
 
@@ -64,156 +56,215 @@ class Frame:
     """
 
     def __init__(self, parts: Parts, threads: int, flush: bool) -> None:
-        plan = parts.plan
+        layout = _Layout.of(parts, threads)
         self.threads = threads
         self.flush = flush
-        stride = memory.align(max((k.scratch for k in plan.kernels.values()), default=0))
-        scratch = stride * threads
-        self.arena_bytes = scratch + parts.arena.nbytes
-
-        slot_count = sum(len(launch.arguments) for launch in plan.launches)
-        records = _records(plan)
-        slot_count += sum(isinstance(record, tuple) for record in records)  # loops' limits
-        longest = max((len(launch.arguments) for launch in plan.launches), default=0)
-        state_words = memory.align((tables.STATE_SLOTS + longest) * _WORD) // _WORD
-        moves = [advances(plan, launch) for launch in plan.launches]
-        units = parts.group_units
-        self.formulas: list[Size] = []
-        patch_count = slot_count
-        if plan.sizes is not None:
-            patch_count += 4 * len(plan.launches) + 2 * len(plan.loops) + len(units)
-        places = _Places()
-        job = places.add(tables.JOB_WORDS)
-        launches = places.add(tables.LAUNCH_WORDS * len(records))
-        groups = places.add(tables.GROUP_WORDS * len(units))
-        counters = places.add(tables.COUNTER_WORDS * len(records) * threads)
-        status = places.add(2)
-        values = places.add(parts.values.count + (patch_count if plan.sizes is not None else 0))
-        slots = places.add(slot_count)
-        patches = places.add(2 * patch_count)
-        relocations = places.add(2 * slot_count)
-        states = places.add(state_words * threads)
-        advance = places.add(tables.ADVANCE_WORDS * sum(map(len, moves)))
-
-        self._memory = Buffer(places.words * _WORD)
+        self.arena_bytes = layout.scratch + parts.arena.nbytes
+        self.gain = shared_gain(parts.plan, threads)
+        self._layout = layout
+        self._memory = Buffer(layout.words * _WORD)
         self.address = start = self._memory.address
-        words = [0] * places.words
-        slot = slots
-        patch = patches
-        relocation = relocations
-        words_of: dict[Size, int] = {}  # which value each formula is
 
-        def put(place: int, number: Any) -> None:
-            """Write a number to a word, or have each call write the formula's value there."""
-            nonlocal patch
-            if isinstance(number, Size):
-                if number not in words_of:
-                    words_of[number] = parts.values.count + len(self.formulas)
-                    self.formulas.append(number)
-                words[patch : patch + 2] = place - slots, words_of[number]
-                patch += 2
-            else:
-                words[place] = number
-
-        number_of: dict[int, int] = {}  # of the record of each launch
-        for number, known in enumerate(records):
-            record = launches + number * tables.LAUNCH_WORDS
-            if isinstance(known, tuple):
-                kind, loop = known
-                words[record + tables.LAUNCH_KIND] = kind
-                words[record + tables.LAUNCH_DEPTH] = loop.depth
-                words[record + tables.LAUNCH_GROUP] = -2  # like no group: everything waits here
-                put(record + tables.LAUNCH_WORK, loop.rounds)
-                other = tables.END if kind == tables.BEGIN else tables.BEGIN
-                words[record + tables.LAUNCH_TARGET] = records.index((other, loop)) + 1
-                arguments = [Argument("buffer", loop.limit)] if loop.limit >= 0 else []
-                if arguments:
-                    words[record + tables.LAUNCH_SLOTS] = start + slot * _WORD
-            else:
-                launch = plan.launches[known]
-                number_of[known] = number
-                words[record + tables.LAUNCH_FUNCTION] = parts.addresses[launch.kernel]
-                words[record + tables.LAUNCH_SLOTS] = start + slot * _WORD
-                put(record + tables.LAUNCH_WORK, launch.work)
-                chunk = chunk_units(launch, threads)
-                words[record + tables.LAUNCH_CHUNK] = chunk
-                put(record + tables.LAUNCH_CHUNKS, -(-launch.work // chunk))
-                words[record + tables.LAUNCH_GROUP] = parts.groups[known]
-                words[record + tables.LAUNCH_SLOT_COUNT] = len(launch.arguments)
-                words[record + tables.LAUNCH_ADVANCES] = start + advance * _WORD
-                words[record + tables.LAUNCH_ADVANCE_COUNT] = len(moves[known])
-                for move in moves[known]:
-                    words[advance : advance + tables.ADVANCE_WORDS] = move
-                    advance += tables.ADVANCE_WORDS
-                arguments = list(launch.arguments)
-            for argument in arguments:
-                source, content = _source(parts, argument)
-                if source == "value":
-                    words[patch : patch + 2] = slot - slots, content
-                    patch += 2
-                elif source == "arena":
-                    words[relocation] = slot - slots
-                    put(relocation + 1, scratch + content)
-                    relocation += 2
-                elif source == "status":
-                    words[slot] = start + status * _WORD
-                else:
-                    put(slot, content)
-                slot += 1
-        for group, count in enumerate(units):
-            put(groups + group * tables.GROUP_WORDS + tables.GROUP_TOTAL, count)
-        for word, place in (
-            (tables.JOB_LAUNCHES, launches),
-            (tables.JOB_PATCHES, patches),
-            (tables.JOB_RELOCATIONS, relocations),
-            (tables.JOB_SLOTS, slots),
-            (tables.JOB_VALUES, values),
-            (tables.JOB_GROUPS, groups),
-            (tables.JOB_STATUS, status),
-            (tables.JOB_COUNTERS, counters),
-            (tables.JOB_STATES, states),
-        ):
-            words[job + word] = start + place * _WORD
-        words[job + tables.JOB_LAUNCH_COUNT] = len(records)
-        words[job + tables.JOB_PATCH_COUNT] = (patch - patches) // 2
-        words[job + tables.JOB_RELOCATION_COUNT] = (relocation - relocations) // 2
-        words[job + tables.JOB_GROUP_COUNT] = len(units)
-        words[job + tables.JOB_THREADS] = threads
-        words[job + tables.JOB_SCRATCH_STRIDE] = stride
-        words[job + tables.JOB_FLUSH] = int(flush)
-        words[job + tables.JOB_STATE_STRIDE] = state_words
-
-        self.gain = shared_gain(plan, threads)
-        self._words = (ctypes.c_int64 * places.words).from_address(start)
-        struct.pack_into(f"<{places.words}q", self._words, 0, *words)
-        self._status = status
-        self._launches = launches
-        self._number_of = number_of
+        writer = _Writer(parts, layout, start)
+        writer.write(threads, flush)
+        self.formulas: list[Size] = list(writer.formulas)
+        self._words = (ctypes.c_int64 * layout.words).from_address(start)
+        struct.pack_into(f"<{layout.words}q", self._words, 0, *writer.words)
         value_bytes = ctypes.c_char * ((parts.values.count + len(self.formulas)) * _WORD)
-        self.table: Table = value_bytes.from_address(start + values * _WORD)
+        self.table: Table = value_bytes.from_address(start + layout.values * _WORD)
 
     def launch(self, number: int) -> tuple[int, int]:
         """The addresses of a launch's kernel and of its slots."""
-        record = self._launches + self._number_of[number] * tables.LAUNCH_WORDS
+        record = self._layout.record(self._layout.records.index(number))
         words = self._words
         return words[record + tables.LAUNCH_FUNCTION], words[record + tables.LAUNCH_SLOTS]
 
     @property
     def failed_value(self) -> int:
         """The value that the failed check met."""
-        return self._words[self._status + 1]
+        return self._words[self._layout.status + 1]
 
 
-class _Places:
-    """Hands out places in a frame, in words, each on a cache line of its own."""
+@dataclass(frozen=True)
+class _Layout:
+    """Where each table begins in a frame, in words; each table starts on a cache line."""
 
-    def __init__(self) -> None:
-        self.words = 0
+    records: Sequence[int | tuple[int, LoopSpec]]  # see `_records`
+    moves: Sequence[Sequence[tuple[int, int, int, int]]]  # of each launch, see `advances`
+    stride: int  # bytes of scratch memory a thread
+    scratch: int  # bytes of scratch memory in all
+    state_words: int  # of each thread
+    words: int  # in all
+    job: int
+    launches: int
+    groups: int
+    counters: int
+    status: int
+    values: int
+    slots: int
+    patches: int
+    relocations: int
+    states: int
+    advances: int
 
-    def add(self, words: int) -> int:
-        place = self.words
-        self.words += memory.align(words * _WORD) // _WORD
-        return place
+    @staticmethod
+    def of(parts: Parts, threads: int) -> _Layout:
+        """Measure what a program's tables take."""
+        plan = parts.plan
+        records = _records(plan)
+        moves = [advances(plan, launch) for launch in plan.launches]
+        groups = len(parts.group_units)
+        slots = sum(len(launch.arguments) for launch in plan.launches)
+        slots += sum(isinstance(record, tuple) for record in records)  # loops' limits
+        patches, formulas = slots, 0
+        if plan.sizes is not None:
+            formulas = patches = slots + 4 * len(plan.launches) + 2 * len(plan.loops) + groups
+        longest = max((len(launch.arguments) for launch in plan.launches), default=0)
+        state_words = memory.align((tables.STATE_SLOTS + longest) * _WORD) // _WORD
+        stride = memory.align(max((k.scratch for k in plan.kernels.values()), default=0))
+        lengths = {
+            "job": tables.JOB_WORDS,
+            "launches": tables.LAUNCH_WORDS * len(records),
+            "groups": tables.GROUP_WORDS * groups,
+            "counters": tables.COUNTER_WORDS * len(records) * threads,
+            "status": 2,
+            "values": parts.values.count + formulas,
+            "slots": slots,
+            "patches": 2 * patches,
+            "relocations": 2 * slots,
+            "states": state_words * threads,
+            "advances": tables.ADVANCE_WORDS * sum(map(len, moves)),
+        }
+        places, words = {}, 0
+        for name, length in lengths.items():
+            places[name] = words
+            words += memory.align(length * _WORD) // _WORD
+        return _Layout(records, moves, stride, stride * threads, state_words, words, **places)
+
+    def record(self, number: int) -> int:
+        """Where the record of that number is."""
+        return self.launches + number * tables.LAUNCH_WORDS
+
+
+class _Writer:
+    """Fills the tables of a frame that starts at an address.
+
+    Attributes:
+        words: what the frame holds.
+        formulas: the sizes whose values follow the others, each with its place among the values.
+    """
+
+    def __init__(self, parts: Parts, layout: _Layout, start: int) -> None:
+        self.words = [0] * layout.words
+        self.formulas: dict[Size, int] = {}
+        self._parts = parts
+        self._layout = layout
+        self._start = start
+        # where the next of each comes
+        self._slot = layout.slots
+        self._patch = layout.patches
+        self._relocation = layout.relocations
+        self._advance = layout.advances
+
+    def write(self, threads: int, flush: bool) -> None:
+        """Write all tables."""
+        for number, known in enumerate(self._layout.records):
+            if isinstance(known, tuple):
+                self._mark(number, *known)
+            else:
+                self._launch(number, known, threads)
+        for group, units in enumerate(self._parts.group_units):
+            place = self._layout.groups + group * tables.GROUP_WORDS
+            self._put(place + tables.GROUP_TOTAL, units)
+        self._job(threads, flush)
+
+    def _put(self, place: int, number: int | Size) -> None:
+        """Write a number to a word, or have each call write the formula's value there."""
+        if not isinstance(number, Size):
+            self.words[place] = number
+            return
+        value = self.formulas.setdefault(number, self._parts.values.count + len(self.formulas))
+        self._patch_with(place, value)
+
+    def _patch_with(self, place: int, value: int) -> None:
+        """Have each call write the value of that number to a word."""
+        self.words[self._patch : self._patch + 2] = place - self._layout.slots, value
+        self._patch += 2
+
+    def _mark(self, number: int, kind: int, loop: LoopSpec) -> None:
+        """The record of a loop's begin or end."""
+        words, record = self.words, self._layout.record(number)
+        words[record + tables.LAUNCH_KIND] = kind
+        words[record + tables.LAUNCH_DEPTH] = loop.depth
+        words[record + tables.LAUNCH_GROUP] = -2  # like no group: everything waits here
+        self._put(record + tables.LAUNCH_WORK, loop.rounds)
+        other = tables.END if kind == tables.BEGIN else tables.BEGIN
+        words[record + tables.LAUNCH_TARGET] = self._layout.records.index((other, loop)) + 1
+        if loop.limit >= 0:
+            words[record + tables.LAUNCH_SLOTS] = self._address(self._slot)
+            self._fill_slot(Argument("buffer", loop.limit))
+
+    def _launch(self, number: int, known: int, threads: int) -> None:
+        """The record of a launch, its slots, and how they move on with loops."""
+        words, record = self.words, self._layout.record(number)
+        launch, moves = self._parts.plan.launches[known], self._layout.moves[known]
+        chunk = chunk_units(launch, threads)
+        words[record + tables.LAUNCH_FUNCTION] = self._parts.addresses[launch.kernel]
+        words[record + tables.LAUNCH_SLOTS] = self._address(self._slot)
+        self._put(record + tables.LAUNCH_WORK, launch.work)
+        words[record + tables.LAUNCH_CHUNK] = chunk
+        self._put(record + tables.LAUNCH_CHUNKS, -(-launch.work // chunk))
+        words[record + tables.LAUNCH_GROUP] = self._parts.groups[known]
+        words[record + tables.LAUNCH_SLOT_COUNT] = len(launch.arguments)
+        words[record + tables.LAUNCH_ADVANCES] = self._address(self._advance)
+        words[record + tables.LAUNCH_ADVANCE_COUNT] = len(moves)
+        for move in moves:
+            words[self._advance : self._advance + tables.ADVANCE_WORDS] = move
+            self._advance += tables.ADVANCE_WORDS
+        for argument in launch.arguments:
+            self._fill_slot(argument)
+
+    def _fill_slot(self, argument: Argument) -> None:
+        """The next slot: written now, or by each call."""
+        source, content = _source(self._parts, argument)
+        if source == "value":
+            self._patch_with(self._slot, content)
+        elif source == "arena":
+            self.words[self._relocation] = self._slot - self._layout.slots
+            self._put(self._relocation + 1, self._layout.scratch + content)
+            self._relocation += 2
+        elif source == "status":
+            self.words[self._slot] = self._address(self._layout.status)
+        else:
+            self._put(self._slot, content)
+        self._slot += 1
+
+    def _job(self, threads: int, flush: bool) -> None:
+        """The record that the driver starts from."""
+        layout = self._layout
+        for word, number in (
+            (tables.JOB_LAUNCHES, self._address(layout.launches)),
+            (tables.JOB_PATCHES, self._address(layout.patches)),
+            (tables.JOB_RELOCATIONS, self._address(layout.relocations)),
+            (tables.JOB_SLOTS, self._address(layout.slots)),
+            (tables.JOB_VALUES, self._address(layout.values)),
+            (tables.JOB_GROUPS, self._address(layout.groups)),
+            (tables.JOB_STATUS, self._address(layout.status)),
+            (tables.JOB_COUNTERS, self._address(layout.counters)),
+            (tables.JOB_STATES, self._address(layout.states)),
+            (tables.JOB_LAUNCH_COUNT, len(layout.records)),
+            (tables.JOB_PATCH_COUNT, (self._patch - layout.patches) // 2),
+            (tables.JOB_RELOCATION_COUNT, (self._relocation - layout.relocations) // 2),
+            (tables.JOB_GROUP_COUNT, len(self._parts.group_units)),
+            (tables.JOB_THREADS, threads),
+            (tables.JOB_SCRATCH_STRIDE, layout.stride),
+            (tables.JOB_FLUSH, int(flush)),
+            (tables.JOB_STATE_STRIDE, layout.state_words),
+        ):
+            self.words[layout.job + word] = number
+
+    def _address(self, place: int) -> int:
+        return self._start + place * _WORD
 
 
 def _records(plan: Plan) -> list[int | tuple[int, LoopSpec]]:
@@ -267,56 +318,3 @@ def _source(parts: Parts, argument: Argument) -> tuple[str, int]:
     if number in parts.constants:
         return "fixed", parts.constants[number].address
     return "arena", parts.arena.offsets[number]
-
-
-def chunk_units(launch: Launch, threads: int) -> int:
-    """Units that a thread claims at a time: some chunks for each thread, none too small to pay, of
-    a size that leaves the threads about equal shares.
-    """
-    chunks = threads * _CHUNKS_PER_THREAD
-    if launch.flops or launch.bytes:
-        chunks = min(chunks, max(1, estimate(launch) // _CHUNK_NANOSECONDS))
-    work = hint(launch.work)
-    largest = max(1, -(-work // chunks))
-    if chunks < threads:
-        return largest
-    even = -(-work // threads) * _UNEVEN
-    sizes = range(largest, (largest - 1) // 2, -1)
-    return next((size for size in sizes if _share(work, size, threads) <= even), largest)
-
-
-def _share(work: int, chunk: int, threads: int) -> int:
-    """Units of the thread that has most."""
-    count = -(-work // chunk)
-    return -(-count // threads) * chunk
-
-
-def shared_gain(plan: Plan, threads: int) -> float:
-    """The share of a lone thread's time that all threads together save, by the estimates.
-
-    Launches of a few chunks gain little, and those of one chunk nothing.
-    """
-    if any(loop.limit >= 0 and loop.depth for loop in plan.loops):
-        return 0.0  # a thread that comes late could not know how often an inner loop ran
-    alone = together = 0.0
-    for launch, rounds in zip(plan.launches, plan.rounds(), strict=True):
-        work = hint(launch.work)
-        if work:
-            chunks = -(-work // chunk_units(launch, threads))
-            alone += estimate(launch) * rounds
-            together += estimate(launch) * rounds * -(-chunks // threads) / chunks
-    return 1 - together / alone if alone else 0.0
-
-
-def estimate_all(plan: Plan) -> int:
-    """Nanoseconds that all launches may take on one thread."""
-    return sum(
-        estimate(launch) * rounds
-        for launch, rounds in zip(plan.launches, plan.rounds(), strict=True)
-    )
-
-
-def estimate(launch: Launch) -> int:
-    """Nanoseconds that a launch may take on one thread."""
-    arithmetic = hint(launch.flops) // _FLOPS_PER_NANOSECOND
-    return _LAUNCH_NANOSECONDS + max(arithmetic, hint(launch.bytes) // _BYTES_PER_NANOSECOND)

@@ -17,9 +17,10 @@ from time import perf_counter_ns
 from avalon.errors import IndexOutOfRange
 from avalon.runtime import library, memory, report, threads
 from avalon.runtime.buffer import Buffer
-from avalon.runtime.frame import Frame, Parts, estimate_all
+from avalon.runtime.frame import Frame, Parts
 from avalon.runtime.plan import Kernel, Plan, check
 from avalon.runtime.profile import Profile, limits_here, time_launches, trace_launches
+from avalon.runtime.shares import estimate_all
 from avalon.runtime.values import Values
 from avalon.settings import settings
 

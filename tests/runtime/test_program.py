@@ -12,9 +12,9 @@ import torch
 from avalon import dtype
 from avalon.errors import IndexOutOfRange
 from avalon.runtime.buffer import Buffer
-from avalon.runtime.frame import chunk_units, shared_gain
 from avalon.runtime.plan import Argument, BufferSpec, InputSpec, Kernel, Launch, Plan
 from avalon.runtime.program import Program
+from avalon.runtime.shares import chunk_units, shared_gain
 from avalon.runtime.values import scalar_bits
 from avalon.settings import settings
 from tests.runtime import plans
