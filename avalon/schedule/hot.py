@@ -220,8 +220,17 @@ class GroupPuller(Puller):
         self.narrow = scheduler.narrow
         self.home: tuple[Affine, ...] = ()
 
+    def is_here(self, node: Node, element: Affine) -> bool:
+        """Whether it is this element of a member that is being computed."""
+        return node in self.members and element == address(self.home, node.shape)
+
+    def reads(self, node: Node, coordinates: tuple[Affine, ...]) -> bool:
+        return super().reads(node, coordinates) and not self.is_here(
+            node, address(coordinates, node.shape)
+        )
+
     def flat(self, node: Node, element: Affine, guards: Guards) -> Expression:
-        if node in self.members and element == address(self.home, node.shape):
+        if self.is_here(node, element):
             assert isinstance(node, Call)
             return self.member(node)
         return super().flat(node, element, guards)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from avalon import dtype as dtypes
 from avalon.dtype import DType
@@ -26,6 +26,8 @@ from avalon.schedule.steps import Temporary
 Coordinates = tuple[Affine, ...]
 Guards = tuple[Inside, ...]
 Rule = Callable[["Puller", Call, Coordinates, Guards], Expression]
+
+T = TypeVar("T")
 
 RULES: dict[str, Rule] = {}
 SMALL_REDUCTION = 16  # elements up to which a reduction is written out as a tree
@@ -74,7 +76,7 @@ class Puller:
         self.small = small
         self._axes = 0
         self._positions: dict[Any, int] = {}
-        self._memo: dict[Any, Expression] = {}
+        self._memo: dict[Any, Any] = {}
         self.narrow: Mapping[Node, DType] = {}  # nodes that lie in buffers of another type
 
     # Axes and arguments
@@ -112,10 +114,15 @@ class Puller:
 
     def value(self, node: Node, coordinates: Coordinates, guards: Guards = ()) -> Expression:
         """The value of `node` at `coordinates`."""
-        key = (node, coordinates, guards)
+        return self.once(
+            (node, coordinates, guards), lambda: self._value(node, coordinates, guards)
+        )
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """What `make` makes, made once for a key."""
         found = self._memo.get(key)
         if found is None:
-            found = self._memo[key] = self._value(node, coordinates, guards)
+            found = self._memo[key] = make()
         return found
 
     def _value(self, node: Node, coordinates: Coordinates, guards: Guards) -> Expression:
@@ -129,6 +136,10 @@ class Puller:
             return self.flat(node, address(coordinates, node.shape), guards)
         assert isinstance(node, Call), node
         return self.compute(node, coordinates, guards)
+
+    def reads(self, node: Node, coordinates: Coordinates) -> bool:
+        """Whether the value of `node` at `coordinates` is read from a buffer."""
+        return self.stored(node)
 
     def flat(self, node: Node, element: Affine, guards: Guards) -> Expression:
         """An element of a stored node by its number in row-major order: needs no coordinates."""

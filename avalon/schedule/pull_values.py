@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from avalon import dtype as dtypes
 from avalon.dtype import DType
 from avalon.graph.node import Call
+from avalon.ops.choice import picked_extreme
 from avalon.schedule import order
 from avalon.schedule.index import ZERO, Affine, address, constant, divide, reshape, variable
 from avalon.schedule.loops import Coordinate, Expression, Extreme, Number, Reduce
@@ -42,6 +43,11 @@ def _reduce(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) 
         return pull.cast(total, node.dtype)
     small = len(plan.groups) == 1 and few(plan.extents[0], pull.small)
     if small:
+        extreme = picked_extreme(node)
+        if extreme is not None and not pull.reads(extreme, coordinates):
+            # The others are zeros: they only make a -0 that was picked a 0.
+            picked = pull.cast(_running(pull, extreme, coordinates, guards)[1], wide)
+            return pull.cast(pull.apply(name, Number(identity, wide), picked), node.dtype)
         values = []
         for place in range(plan.extents[0]):
             spread(source, plan.groups[0], x.shape, constant(place), False)
@@ -79,23 +85,35 @@ def _extreme(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards)
     (x,) = node.operands
     axis, largest = node.parameters["axis"], node.primitive.name == "argmax"
     extent = x.shape[axis]
+    if few(extent, pull.small):
+        return pull.cast(_running(pull, node, coordinates, guards)[0], dtypes.int64)
+    along = pull.axis(extent)
+    across = size_of(x.shape[axis + 1 :]) == 1 and hint(extent) >= _LONG_ROW
+    place = (*coordinates[:axis], variable(along), *coordinates[axis:])
+    return Extreme(largest, along, pull.value(x, place, guards), across)
+
+
+def _running(
+    pull: Puller, node: Call, coordinates: Coordinates, guards: Guards
+) -> tuple[Expression, Expression]:
+    """Where the first extreme of a short row is, and the element there."""
+    (x,) = node.operands
+    axis, largest = node.parameters["axis"], node.primitive.name == "argmax"
 
     def at(place: Affine) -> Expression:
         return pull.value(x, (*coordinates[:axis], place, *coordinates[axis:]), guards)
 
-    if not few(extent, pull.small):
-        along = pull.axis(extent)
-        across = size_of(x.shape[axis + 1 :]) == 1 and hint(extent) >= _LONG_ROW
-        return Extreme(largest, along, at(variable(along)), across)
-    best: Expression = Number(0, dtypes.int32)
-    standing = at(ZERO)
-    for place in range(1, extent):
-        here = at(constant(place))
-        better = beats(pull, here, standing, largest)
-        best = pull.apply("where", better, Number(place, dtypes.int32), best)
-        if place + 1 < extent:
+    def run() -> tuple[Expression, Expression]:
+        best: Expression = Number(0, dtypes.int32)
+        standing = at(ZERO)
+        for place in range(1, x.shape[axis]):
+            here = at(constant(place))
+            better = beats(pull, here, standing, largest)
+            best = pull.apply("where", better, Number(place, dtypes.int32), best)
             standing = pull.apply("where", better, here, standing)
-    return pull.cast(best, dtypes.int64)
+        return best, standing
+
+    return pull.once(("extreme", node, coordinates, guards), run)
 
 
 class Applies(Protocol[T]):
@@ -112,12 +130,12 @@ def beats(pull: Applies[T], here: T, standing: T, largest: bool) -> T:
     if here.dtype is dtypes.bool_:
         smaller, larger = pair
         return pull.apply("bit_and", pull.apply("logical_not", smaller), larger)
-    better = pull.apply("less", *pair, dtype=dtypes.bool_)
     if not here.dtype.is_floating_point:
-        return better
-    is_nan = pull.apply("not_equal", here, here, dtype=dtypes.bool_)
+        return pull.apply("less", *pair, dtype=dtypes.bool_)
+    # Not at most as extreme: it is more so, or one of the two is NaN, and that is not the first.
+    at_most = pull.apply("less_equal", *pair[::-1], dtype=dtypes.bool_)
     ordered = pull.apply("equal", standing, standing, dtype=dtypes.bool_)
-    return pull.apply("bit_or", better, pull.apply("bit_and", is_nan, ordered))
+    return pull.apply("bit_and", pull.apply("logical_not", at_most), ordered)
 
 
 RULES["argmax"] = RULES["argmin"] = _extreme

@@ -31,6 +31,38 @@ def turned_outer(x, y):
     return ops.reshape(ops.contract(b, a), shape=(1, 9, 9))
 
 
+def gated(x, gradient, by_result):
+    """The gradient where x is not <= 0, and x's relu, which is wanted too."""
+    zero = x.constant(0)
+    closed = ops.less_equal(x, zero)
+    y = ops.where(closed, zero, x)
+    if by_result:
+        closed = ops.less_equal(y, zero)
+    return ops.where(closed, zero, gradient) * y
+
+
+def pooled(x, y, gates_winners):
+    """The largest of windows of three that share elements, and y sent back to where they stand,
+    except where x is not positive.
+    """
+    places = {"axes": (0,), "sizes": (3,), "strides": (2,), "dilations": (1,)}
+    rows = ops.reshape(ops.window(x, **places), shape=(4, 3))
+    positions = x.apply(ops.iota, (), {"shape": (4, 3), "axis": 1, "dtype": dtypes.int64})
+    place = ops.reshape(ops.argmax(rows, axis=1), shape=(4, 1))
+    chosen = ops.equal(positions, ops.broadcast(place, shape=(4, 3)))
+    none = x.constant(0, shape=(4, 3))
+    winners = ops.reduce_sum(ops.where(chosen, rows, none), axes=(1,))
+    g = ops.reshape(part(y, (0,), (4,)), shape=(4, 1))
+    if gates_winners:
+        closed = ops.less_equal(winners, x.constant(0, shape=(4,)))
+        g = ops.where(ops.reshape(closed, shape=(4, 1)), g.constant(0), g)
+    spread = ops.where(chosen, ops.broadcast(g, shape=(4, 3)), none)
+    folded = ops.fold_window(ops.reshape(spread, shape=(4, 3)), shape=(9,), **places)
+    if not gates_winners:
+        folded = ops.where(ops.less_equal(x, x.constant(0)), x.constant(0), folded)
+    return ops.concatenate(folded, winners, axis=0)
+
+
 # name of the rule: (dtype of the inputs, before, after), functions of x, y and a condition c (9,)
 RULES = {
     "multiply_by_one": (F, lambda x, y, c: x.constant(1.0) * x, lambda x, y, c: x),
@@ -144,6 +176,16 @@ RULES = {
         F,
         lambda x, y, c: x + ops.broadcast(x.constant(2.0, shape=()), shape=(9,)),
         lambda x, y, c: x + 2.0,
+    ),
+    "mask_of_relu": (
+        F,
+        lambda x, y, c: gated(x, y, False),
+        lambda x, y, c: gated(x, y, True),
+    ),
+    "mask_of_winners": (
+        F,
+        lambda x, y, c: pooled(x, y, False),
+        lambda x, y, c: pooled(x, y, True),
     ),
     "fold_joins": (
         F,
