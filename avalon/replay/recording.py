@@ -372,10 +372,11 @@ class Reachable(NamedTuple):
 
 def build(template: Template, made: Sequence[Any], tensors: Sequence[Tensor]) -> Tensor:
     """A tensor like the template, on a cell that the step made, or on that of a tensor."""
+    number = template.cell
+    cell = tensors[number]._cell if number >= 0 else made[-1 - number]
     built = object.__new__(template.type)
     built.__dict__.update(template.fields)
-    number = template.cell
-    built._cell = tensors[number]._cell if number >= 0 else made[-1 - number]
+    built._cell = cell
     return built
 
 

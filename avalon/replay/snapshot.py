@@ -31,7 +31,7 @@ _ATOMS = (
     type(None), bool, int, float, complex, str, bytes, range, slice, Enum,
     type, types.ModuleType, types.BuiltinFunctionType, types.CodeType, type(Ellipsis),
 )  # fmt: skip
-_MISSING = object()
+MISSING = object()
 _LIBRARY_PATHS = tuple(
     path
     for key in ("stdlib", "platstdlib", "purelib", "platlib")
@@ -139,7 +139,7 @@ class _Slots(Container):
 
     @staticmethod
     def children(container: Any) -> tuple[Any, ...]:
-        return tuple(getattr(container, name, _MISSING) for name in _Slots.names(container))
+        return tuple(getattr(container, name, MISSING) for name in _Slots.names(container))
 
     @staticmethod
     def keys(container: Any) -> tuple[Any, ...]:
@@ -152,17 +152,25 @@ class _Slots(Container):
     @staticmethod
     def restore(container: Any, keys: tuple[Any, ...], children: tuple[Any, ...]) -> None:
         for key, child in zip(keys, children, strict=True):
-            if child is not _MISSING:
+            if child is not MISSING:
                 setattr(container, key, child)
 
 
 @dataclass(frozen=True)
-class _Named:
-    """Names that a function reads, and where it reads them: its globals or its closure."""
+class Named:
+    """Names that a function reads, and where it reads them: its globals or its closure.
+
+    Attributes:
+        names: what it reads; get, put: how one of them is read and written.
+        cells: of the closure, in the order of the names; space: of the globals. Who looks often
+            reads there.
+    """
 
     names: tuple[str, ...]
     get: Callable[[str], Any]
     put: Callable[[str, Any], None]
+    cells: tuple[types.CellType, ...] = ()
+    space: dict[str, Any] | None = None
 
 
 class _Names(Container):
@@ -183,7 +191,7 @@ class _Names(Container):
     @staticmethod
     def restore(container: Any, keys: tuple[Any, ...], children: tuple[Any, ...]) -> None:
         for key, child in zip(keys, children, strict=True):
-            if child is not _MISSING:
+            if child is not MISSING:
                 container.put(key, child)
 
 
@@ -219,6 +227,10 @@ class Entry:
         return not isinstance(container, dict) or (
             len(container) == len(self.keys) and all(map(operator.is_, container, self.keys))
         )
+
+    def has_values(self) -> bool:
+        """Whether every name has one: those of a closure may not be assigned yet."""
+        return all(child is not MISSING for child in self.children)
 
     def name(self, position: int) -> str:
         return self.name_of(self.keys[position])
@@ -361,7 +373,7 @@ class Snapshot:
             was = dict(zip(entry.keys, entry.children, strict=True))
             now = dict(zip(keys, children, strict=True))
             for key in {**was, **now}:
-                before, after = was.get(key, _MISSING), now.get(key, _MISSING)
+                before, after = was.get(key, MISSING), now.get(key, MISSING)
                 if before is not after and not _equal_atoms(before, after):
                     path = entry.name_of(key)
                     found.append(Change(path, entry, key, before, after))
@@ -383,7 +395,7 @@ class Snapshot:
 
 def missing(value: Any) -> bool:
     """Whether a `Change` says that there was nothing, or is nothing any more."""
-    return value is _MISSING
+    return value is MISSING
 
 
 def _is_atom(value: Any) -> bool:
@@ -450,18 +462,25 @@ def _surroundings(path: str, function: Any) -> Iterator[tuple[str, type[Containe
         return
     if function.__closure__:
         cells = dict(zip(function.__code__.co_freevars, function.__closure__, strict=True))
-        yield path, _Names, _Named(tuple(cells), _reader(cells), _writer(cells))
+        yield path, _Names, Named(
+            tuple(cells), _reader(cells), _writer(cells), tuple(cells.values())
+        )
     if function.__defaults__ or function.__kwdefaults__:
         names: tuple[str, ...] = ("__defaults__", "__kwdefaults__", "__code__")
         read, put = functools.partial(getattr, function), functools.partial(setattr, function)
-        yield path, _Names, _Named(names, read, put)
+        yield path, _Names, Named(names, read, put)
     module = function.__module__ or ""
     if module.partition(".")[0] == "avalon" or _in_library(module):
         return  # the globals of libraries are not state
     space = function.__globals__
     names = tuple(name for name in _global_names(function.__code__) if name in space)
     if names:
-        yield path, _Names, _Named(names, lambda name: space.get(name, _MISSING), space.__setitem__)
+        read = functools.partial(_global, space)
+        yield path, _Names, Named(names, read, space.__setitem__, space=space)
+
+
+def _global(space: dict[str, Any], name: str) -> Any:
+    return space.get(name, MISSING)
 
 
 def _reader(cells: dict[str, types.CellType]) -> Callable[[str], Any]:
@@ -469,7 +488,7 @@ def _reader(cells: dict[str, types.CellType]) -> Callable[[str], Any]:
         try:
             return cells[name].cell_contents
         except ValueError:  # not assigned yet
-            return _MISSING
+            return MISSING
 
     return get
 

@@ -117,13 +117,14 @@ class CompiledStep:
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         around = surroundings()
-        for place, replay in enumerate(self._replays):
-            quick = replay.quick
-            if quick is not None and not named and quick.holds(given, around):
-                self._promote(place)
-                self.replayed += 1
-                replay.bound_in_vain = 0
-                return quick.run()
+        if not named:
+            for replay in self._replays:
+                quick = replay.quick
+                if quick is not None and quick.holds(given, around):
+                    self._promote(replay)
+                    self.replayed += 1
+                    replay.bound_in_vain = 0
+                    return quick.run()
         quick = None  # what it holds, the next one must hold alone
         arguments = tuple([as_tensors(argument) for argument in given])
         named = {name: as_tensors(argument) for name, argument in named.items()}
@@ -132,19 +133,20 @@ class CompiledStep:
         world = (*arguments, named)
         if recorder().values:
             recorder().flush()
-        for place, replay in enumerate(self._replays):
+        for replay in self._replays:
             if replay.matches(world):
-                self._promote(place)
+                self._promote(replay)
                 self.replayed += 1
                 if not named and replay.is_worth_binding():
                     replay.quick = quick_way(replay, given, world, around)
                 return replay.run() if replay.quick is None else replay.quick.run()
         return self._record(arguments, named, world)
 
-    def _promote(self, place: int) -> None:
-        """Let the replay at `place` be tried first next time."""
-        if place:
-            self._replays.insert(0, self._replays.pop(place))
+    def _promote(self, replay: Replay) -> None:
+        """Let a replay be tried first next time."""
+        if replay is not self._replays[0]:
+            self._replays.remove(replay)
+            self._replays.insert(0, replay)
 
     def _record(self, arguments: tuple[Any, ...], named: dict[str, Any], world: Any) -> Any:
         self.recorded += 1

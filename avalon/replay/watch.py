@@ -9,20 +9,26 @@ compares; the values of top-level tensors are the caller's too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
-from operator import is_
+from collections.abc import Iterable, Iterator
+from itertools import chain, repeat
+from operator import attrgetter, is_
+from types import CellType
 from typing import Any
 
 import numpy as np
 
-from avalon.replay.snapshot import Entry, Snapshot
+from avalon.replay.snapshot import MISSING, Entry, Named, Snapshot
 
 _PLAIN = (type(None), bool, int, float, str)
+_content = attrgetter("cell_contents")
 
 
 class Watch:
-    """What is compared: the arguments, and every container that does not count its changes."""
+    """What is compared: the arguments, and every container that does not count its changes.
+
+    All of it is read by loops of the interpreter itself, in one chain of identities; the lengths
+    say where one container ends in it and the next one begins.
+    """
 
     def __init__(self, snapshot: Snapshot, arguments: tuple[Any, ...], world: tuple[Any, ...]):
         self.possible = not snapshot.has_arrays
@@ -31,28 +37,20 @@ class Watch:
             made if isinstance(given, np.ndarray) else given
             for given, made in zip(arguments, world, strict=False)
         ]
-        self._dicts: list[dict[Any, Any]] = []
-        self._lists: list[list[Any]] = []
+        self._sized: list[Any] = []  # dicts and lists
+        self._parts: list[Iterable[Any]] = []  # their keys, values and items, read anew each time
+        self._cells: list[CellType] = []  # of closures
+        self._spaces: list[dict[str, Any]] = []  # of globals: for each name its dict
+        self._names: list[str] = []
         self._others: list[Entry] = []
         copies = {id(world), id(world[-1])}  # the last one is the empty dict of named arguments
         for given, converted in zip(arguments, world, strict=False):
             if not isinstance(given, np.ndarray):
                 self._add_argument(given, converted, copies)
         for entry in snapshot.entries:
-            container = entry.container
-            if entry.owner is not None or id(container) in copies:
-                continue
-            if isinstance(container, dict):
-                self._dicts.append(container)
-            elif isinstance(container, list):
-                self._lists.append(container)
-            elif not isinstance(container, tuple):
-                self._others.append(entry)
-        # Strings may be compared by value; other keys, tensors for instance, only by identity.
-        self._plain = [d for d in self._dicts if all(type(key) is str for key in d)]
-        self._odd = [d for d in self._dicts if not all(type(key) is str for key in d)]
-        self._names = list(chain.from_iterable(self._plain))
-        self._sizes = self._measured()
+            if entry.owner is None and id(entry.container) not in copies:
+                self._add(entry)
+        self._lengths = list(map(len, self._sized))
         self._seen = list(self._children())
 
     def _add_argument(self, given: Any, converted: Any, copies: set[int]) -> None:
@@ -63,36 +61,53 @@ class Watch:
         elif type(given) in (list, tuple, dict):
             copies.add(id(converted))
             if type(given) is dict:
-                self._dicts.append(given)
+                self._add_sized(given)
                 given, converted = list(given.values()), list(converted.values())
             elif type(given) is list:
-                self._lists.append(given)
+                self._add_sized(given)
             for one, other in zip(given, converted, strict=True):
                 self._add_argument(one, other, copies)
 
+    def _add(self, entry: Entry) -> None:
+        """Watch a container of the snapshot."""
+        container = entry.container
+        if isinstance(container, (dict, list)):
+            self._add_sized(container)
+        elif isinstance(container, Named) and container.space is not None:
+            self._spaces += [container.space] * len(container.names)
+            self._names += container.names
+        elif isinstance(container, Named) and container.cells and entry.has_values():
+            self._cells += container.cells
+        elif not isinstance(container, tuple):
+            self._others.append(entry)
+
+    def _add_sized(self, container: dict[Any, Any] | list[Any]) -> None:
+        self._sized.append(container)
+        if container:  # what is empty has its length only
+            self._parts.append(container)  # of a dict, its keys
+            if isinstance(container, dict):
+                self._parts.append(container.values())
+
     def same(self) -> bool:
         """Whether every container holds what it held."""
-        if self._sizes and (
-            self._measured() != self._sizes
-            or list(chain.from_iterable(self._plain)) != self._names
-            or not all(map(is_, self._children(), self._seen))
-        ):
+        try:
+            if list(map(len, self._sized)) != self._lengths or not all(
+                map(is_, self._children(), self._seen)
+            ):
+                return False
+        except (ValueError, RuntimeError):  # a name lost its value; a thread fills a container
             return False
-        for entry in self._others:  # names in closures and globals, slots of objects
+        for entry in self._others:  # defaults of functions, slots of objects
             children = entry.kind.children(entry.container)
             if len(children) != len(entry.children) or not all(map(is_, children, entry.children)):
                 return False
         return True
 
-    def _measured(self) -> list[int]:
-        return [*map(len, self._dicts), *map(len, self._lists)]
-
     def _children(self) -> Iterator[Any]:
-        values = map(dict.values, self._dicts)
         return chain(
-            chain.from_iterable(values),
-            chain.from_iterable(self._lists),
-            chain.from_iterable(self._odd),
+            chain.from_iterable(self._parts),
+            map(_content, self._cells),
+            map(dict.get, self._spaces, self._names, repeat(MISSING)),
         )
 
 

@@ -14,6 +14,7 @@ import ctypes
 import functools
 import mmap
 import threading
+import weakref
 from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -202,13 +203,13 @@ class Buffer:
     array([0., 1., 2.], dtype=float32)
     """
 
-    __slots__ = ("__weakref__", "_home", "_owner", "_pins", "address", "nbytes")
+    __slots__ = ("__weakref__", "_home", "_owner", "_shown", "address", "nbytes")
 
     address: int
     nbytes: int
     _home: _SizeClass | None
-    _pins: list[None] | None  # one entry per living view; a list, for its append and pop are atomic
-    _owner: object
+    _shown: weakref.ref[Any] | None  # what all views into the memory have as their base
+    _owner: object  # who keeps foreign memory alive
 
     def __init__(self, nbytes: int) -> None:
         self._home = None  # so that a failing constructor returns nothing to the pool
@@ -220,7 +221,7 @@ class Buffer:
         except IndexError:
             self.address = pool.grow(home)
         self.nbytes = nbytes
-        self._pins = None
+        self._shown = None
         self._home = home
 
     def __del__(self) -> None:
@@ -239,7 +240,7 @@ class Buffer:
         self._home = None
         self.address, home = pool.lend(nbytes)
         self.nbytes = nbytes
-        self._pins = None
+        self._shown = None
         self._home = home
         return self
 
@@ -250,7 +251,7 @@ class Buffer:
         self.address = address
         self.nbytes = nbytes
         self._home = None
-        self._pins = [None]
+        self._shown = None
         self._owner = owner
         return self
 
@@ -258,7 +259,8 @@ class Buffer:
     def from_numpy(cls, array: NDArray[Any]) -> Buffer:
         """Return a buffer with a copy of the array's elements, in row-major order."""
         self = cls(array.nbytes)
-        self._array(array.dtype, array.shape)[...] = array
+        storage = array.dtype.newbyteorder("=")
+        np.ndarray(array.shape, storage, self._base())[...] = array
         return self
 
     @classmethod
@@ -276,12 +278,13 @@ class Buffer:
         Raises:
             ValueError: if the array would be larger than the buffer.
         """
-        if prod(shape) * dtype.itemsize > self.nbytes:
+        try:
+            return np.ndarray(shape, dtype.storage, self._base())
+        except TypeError:
             raise ValueError(
                 f"[buffer] {tuple(shape)} of {dtype.name} needs {prod(shape) * dtype.itemsize} "
                 f"bytes, the buffer has {self.nbytes}"
-            )
-        return self._array(dtype.storage, tuple(shape))
+            ) from None
 
     def tobytes(self) -> bytes:
         """Return a copy of the content."""
@@ -290,7 +293,9 @@ class Buffer:
     @property
     def pinned(self) -> bool:
         """True while a view looks into the memory, and for foreign memory."""
-        return bool(self._pins)
+        if self._home is None:
+            return True
+        return self._shown is not None and self._shown() is not None
 
     def __copy__(self) -> Buffer:
         copy = Buffer(self.nbytes)
@@ -306,33 +311,22 @@ class Buffer:
     def __repr__(self) -> str:
         return f"Buffer({self.nbytes} bytes at {self.address:#x}{', pinned' * self.pinned})"
 
-    def _array(self, storage: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        return np.asarray(_View(self, storage, shape))
+    def _base(self) -> Any:
+        """What NumPy asks for the memory, and keeps as the base of its views."""
+        shown = self._shown() if self._shown is not None else None
+        if shown is None:
+            shown = _bytes_of(self.nbytes).from_address(self.address)
+            shown.buffer = self
+            known = weakref.ref(shown)
+            with _first_view:  # if two threads came at a time, the later one takes the other's
+                other = self._shown() if self._shown is not None else None
+                if other is not None:
+                    return other
+                self._shown = known
+        return shown
 
 
-@functools.lru_cache(maxsize=64)
-def _type_name(storage: np.dtype[Any]) -> str:
-    return storage.newbyteorder("=").str
-
-
-class _View:
-    """What NumPy keeps as the base of a view, and of every view taken from it."""
-
-    __slots__ = ("__array_interface__", "_buffer", "_pins")
-
-    def __init__(self, buffer: Buffer, storage: np.dtype[Any], shape: tuple[int, ...]) -> None:
-        with _first_view:
-            if buffer._pins is None:
-                buffer._pins = []
-        self._buffer = buffer
-        self._pins = buffer._pins
-        self._pins.append(None)
-        self.__array_interface__ = {
-            "version": 3,
-            "typestr": _type_name(storage),
-            "shape": shape,
-            "data": (buffer.address, False),
-        }
-
-    def __del__(self) -> None:
-        self._pins.pop()
+@functools.lru_cache(maxsize=1024)
+def _bytes_of(nbytes: int) -> Any:
+    """The type of so many bytes."""
+    return ctypes.c_char * nbytes

@@ -68,18 +68,20 @@ def readable(x: Tensor) -> NDArray[Any]:
 class _OwnMemory:
     """A cell's own buffer while NumPy arrays look into it."""
 
+    __slots__ = ("_buffer", "_dtype", "_shape", "_strides")
+
     def __init__(self, buffer: Buffer, dtype: DType, shape: Shape, strides: Shape | None) -> None:
         self._buffer = buffer
         self._dtype = dtype
         self._shape = shape
         self._strides = strides
-        self._count = buffer.nbytes // dtype.itemsize
 
     def alive(self) -> bool:
         return self._buffer.pinned
 
     def window(self, shape: Shape, strides: Shape, offset: int) -> NDArray[Any]:
-        flat = self._buffer.as_numpy(self._dtype, (self._count,))
+        count = self._buffer.nbytes // self._dtype.itemsize
+        flat = self._buffer.as_numpy(self._dtype, (count,))
         steps = tuple(step * self._dtype.itemsize for step in strides)
         return as_strided(flat[offset:], shape, steps)
 
@@ -93,9 +95,8 @@ class _OwnMemory:
         return Value.from_numpy(self.window(self._shape, self._strides, 0), self._dtype)
 
 
-def _share(x: Tensor) -> None:
+def _share(cell: Cell) -> _OwnMemory:
     """Make the cell's memory one that others may write."""
-    cell = x._cell
     value = cell.value
     buffer = value.force()
     # somebody else who holds the value or its memory must not see writes that come from outside
@@ -109,6 +110,7 @@ def _share(x: Tensor) -> None:
         memory = _OwnMemory(buffer, value.dtype, cell.shape, None)
     cell.memory = memory
     epoch.count += cell.watched
+    return memory
 
 
 @method("numpy")
@@ -130,12 +132,9 @@ def numpy(x: Tensor, *, force: bool = False) -> NDArray[Any]:
         raise TypeError("[numpy] Got unsupported dtype bfloat16; convert first: x.float().numpy()")
     refuse_reading()
     cell = x._cell
-    if cell.foreign() is None:
-        _share(x)
-    memory = cell.memory
+    memory = cell.foreign() or _share(cell)
     if type(memory) is _OwnMemory and not x._moves and x._strides is None:
         return memory.whole(x.shape)
-    assert memory is not None
     return memory.window(x.shape, x.stride(), x._offset)
 
 
