@@ -24,7 +24,7 @@ from avalon.codegen import (
 from avalon.codegen.builder import Builder
 from avalon.codegen.regions import Loop
 from avalon.codegen.values import Index, Pointer, Value, type_text
-from avalon.codegen.verify import verify_text
+from avalon.codegen.verify import SCALING, verify_text
 from avalon.dtype import DType
 
 __all__ = ["Emit", "Index", "Loop", "Pointer", "Value", "verify_text"]
@@ -187,6 +187,34 @@ class Emit(Builder):
     def sqrt(self, value: Value) -> Value:
         """The square root, rounded correctly."""
         return self._rounded(lambda x: self.intrinsic("sqrt", x.dtype, x.lanes, x), value)
+
+    def scale(self, value: Value, exponent: Value) -> Value:
+        """value * 2**exponent for a whole exponent, rounded once; where the target has scaling."""
+        dtype, lanes = value.dtype, value.lanes
+        most, least = 64 // dtype.itemsize, 16 // dtype.itemsize
+        if lanes > most:
+            parts = zip(self.halves(value), self.halves(exponent), strict=True)
+            return self.join(*[self.scale(*part) for part in parts])
+        if lanes < least:
+            filled = [lane % lanes for lane in range(least)]
+            wide = [
+                self.broadcast(one, least) if lanes == 1 else self.shuffle(one, None, filled)
+                for one in (value, exponent)
+            ]
+            return self.shuffle(self.scale(*wide), None, range(lanes))
+        kind, bits = "s" if dtype is dtypes.float32 else "d", 8 * dtype.itemsize * lanes
+        mask = f"i{max(lanes, 8)}"
+        rounding = (", i32", ", i32 4") if bits == 512 else ("", "")  # as the machine is set
+        name, type_ = f"llvm.{SCALING}.p{kind}.{bits}", value.type
+        self._declared.add(
+            f"declare {type_} @{name}({type_}, {type_}, {type_}, {mask}{rounding[0]})"
+        )
+        return self.pure(
+            dtype, lanes,
+            f"call {type_} @{name}({type_} {value.name}, {type_} {exponent.name}, "
+            f"{type_} zeroinitializer, {mask} -1{rounding[1]})",
+            value, exponent,
+        )  # fmt: skip
 
     def copysign(self, magnitude: Value, sign: Value) -> Value:
         """The magnitude of the first with the sign of the second (float32 and float64)."""

@@ -70,14 +70,21 @@ def at_least(emit: Emit, x: Value, bound: float) -> Value:
     return emit.where(emit.compare("ogt", limit, x), limit, x)
 
 
-def nearest(emit: Emit, x: Value, factor: float) -> tuple[Value, Value]:
-    """x * factor rounded to a whole number: as a float and as an integer. Small results only."""
+class Whole(NamedTuple):
+    """A whole number, as a float and as an integer."""
+
+    number: Value
+    count: Value
+
+
+def nearest(emit: Emit, x: Value, factor: float) -> Whole:
+    """x * factor rounded to a whole number. Small results only."""
     form = format_of(x)
     shifter = emit.like(x, form.shifter)
     shifted = emit.fma(x, emit.like(x, factor), shifter)
-    whole = emit.subtract(shifted, shifter)
     bits = emit.bitcast(shifted, form.integer)
-    return whole, emit.subtract(bits, emit.like(bits, form.bits(form.shifter)))
+    count = emit.subtract(bits, emit.like(bits, form.bits(form.shifter)))
+    return Whole(emit.subtract(shifted, shifter), count)
 
 
 def power_of_two(emit: Emit, exponent: Value, dtype: DType) -> Value:
@@ -85,6 +92,24 @@ def power_of_two(emit: Emit, exponent: Value, dtype: DType) -> Value:
     form = SINGLE if dtype is dtypes.float32 else DOUBLE
     biased = emit.add(exponent, emit.like(exponent, form.bias))
     return emit.bitcast(emit.shift_left(biased, form.fraction), dtype)
+
+
+def scale(emit: Emit, x: Value, exponent: Whole) -> Value:
+    """x * 2**exponent, rounded once, for x near 1."""
+    if emit.target.has_scaling:
+        return emit.scale(x, exponent.number)
+    # Two factors, so that denormal results are rounded once and large ones become infinite.
+    half = emit.shift_right(exponent.count, 1)
+    scaled = emit.multiply(x, power_of_two(emit, half, x.dtype))
+    rest = emit.subtract(exponent.count, half)
+    return emit.multiply(scaled, power_of_two(emit, rest, x.dtype))
+
+
+def scale_normal(emit: Emit, x: Value, exponent: Whole) -> Value:
+    """x * 2**exponent for an exponent of a normal number."""
+    if emit.target.has_scaling:
+        return emit.scale(x, exponent.number)
+    return emit.multiply(x, power_of_two(emit, exponent.count, x.dtype))
 
 
 # (e^r - 1 - r) / r^2 for |r| <= ln(2)/2; errors relative to (e^r - 1): 2^-26.1, 2^-61.6
@@ -105,40 +130,37 @@ def _ln2(x: Value) -> tuple[float, float]:
     return _LN2_SINGLE if x.dtype is dtypes.float32 else _LN2_DOUBLE
 
 
-def exp_reduced(emit: Emit, x: Value) -> tuple[Value, Value]:
-    """n and e^r - 1 with x = n ln(2) + r; n is an integer."""
+def exp_reduced(emit: Emit, x: Value) -> tuple[Whole, Value]:
+    """n and e^r - 1 with x = n ln(2) + r; n is whole."""
     high, low = _ln2(x)
-    whole, count = nearest(emit, x, 1 / math.log(2))
-    r = emit.fma(whole, emit.like(x, -high), x)
-    r = emit.fma(whole, emit.like(x, -low), r)
+    exponent = nearest(emit, x, 1 / math.log(2))
+    r = emit.fma(exponent.number, emit.like(x, -high), x)
+    r = emit.fma(exponent.number, emit.like(x, -low), r)
     coefficients = _EXP_SINGLE if x.dtype is dtypes.float32 else _EXP_DOUBLE
     rest = polynomial(emit, r, coefficients)
-    return count, emit.fma(emit.multiply(r, r), rest, r)
+    return exponent, emit.fma(emit.multiply(r, r), rest, r)
 
 
 def exp(emit: Emit, x: Value) -> Value:
     """e to the power of x (float32: within 1.04 units in the last place)."""
     low, high = (-105.0, 89.0) if x.dtype is dtypes.float32 else (-746.0, 710.0)
-    count, rest = exp_reduced(emit, at_least(emit, at_most(emit, x, high), low))
-    # Two factors, so that denormal results are rounded once and large ones become infinite.
-    half = emit.shift_right(count, 1)
-    scaled = emit.multiply(emit.add(rest, emit.like(x, 1.0)), power_of_two(emit, half, x.dtype))
-    return emit.multiply(scaled, power_of_two(emit, emit.subtract(count, half), x.dtype))
+    exponent, rest = exp_reduced(emit, at_least(emit, at_most(emit, x, high), low))
+    return scale(emit, emit.add(rest, emit.like(x, 1.0)), exponent)
 
 
 def exp_normal(emit: Emit, x: Value) -> Value:
     """e to the power of x where the result is a normal number."""
-    count, rest = exp_reduced(emit, x)
-    return emit.multiply(emit.add(rest, emit.like(x, 1.0)), power_of_two(emit, count, x.dtype))
+    exponent, rest = exp_reduced(emit, x)
+    return scale_normal(emit, emit.add(rest, emit.like(x, 1.0)), exponent)
 
 
 def expm1(emit: Emit, x: Value) -> Value:
     """exp(x) - 1 (float32: within 1.58 units in the last place)."""
     low, high = (-17.5, 89.0) if x.dtype is dtypes.float32 else (-37.5, 710.0)
-    count, rest = exp_reduced(emit, at_least(emit, at_most(emit, x, high), low))
+    (_, count), rest = exp_reduced(emit, at_least(emit, at_most(emit, x, high), low))
     # Half the power, as 2**128 itself is no float32.
-    scale = power_of_two(emit, emit.subtract(count, 1), x.dtype)
-    half = emit.fma(scale, rest, emit.subtract(scale, emit.like(x, 0.5)))
+    power = power_of_two(emit, emit.subtract(count, 1), x.dtype)
+    half = emit.fma(power, rest, emit.subtract(power, emit.like(x, 0.5)))
     result = emit.where(emit.equal(count, 0), rest, emit.add(half, half))
     return emit.copysign(result, x)
 
@@ -222,8 +244,8 @@ def log1p(emit: Emit, x: Value) -> Value:
     u = emit.add(x, one)
     exponent, mantissa = split(emit, u)
     # f = (1 + x) 2^-k - 1 from x itself, as u has lost its last bits.
-    scale = power_of_two(emit, emit.negative(exponent), x.dtype)
-    exact = emit.fma(x, scale, emit.subtract(scale, one))
+    power = power_of_two(emit, emit.negative(exponent), x.dtype)
+    exact = emit.fma(x, power, emit.subtract(power, one))
     is_small = emit.less(exponent, form.fraction + 9)
     f = emit.where(is_small, exact, emit.subtract(mantissa, one))
     k = whole(emit, exponent, x.dtype)
@@ -290,9 +312,10 @@ def erf(emit: Emit, x: Value) -> Value:
 def _erf_single(emit: Emit, x: Value) -> Value:
     """1 - e^-p, one polynomial p for all, without loss where p is small."""
     b = at_least(emit, emit.negative(emit.absolute(x)), -4.0)
-    count, rest = exp_reduced(emit, emit.fma(b, polynomial(emit, b, _ERF_SINGLE), b))
-    scale = power_of_two(emit, count, x.dtype)
-    result = emit.fma(scale, emit.negative(rest), emit.subtract(emit.like(x, 1.0), scale))
+    exponent, rest = exp_reduced(emit, emit.fma(b, polynomial(emit, b, _ERF_SINGLE), b))
+    one = emit.like(x, 1.0)
+    power = scale_normal(emit, one, exponent)
+    result = emit.fma(power, emit.negative(rest), emit.subtract(one, power))
     return emit.copysign(result, x)
 
 

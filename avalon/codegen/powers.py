@@ -19,7 +19,8 @@ from avalon.codegen.math_functions import (
     nearest,
     normalized,
     polynomial,
-    power_of_two,
+    scale,
+    scale_normal,
     split,
     whole,
 )
@@ -66,10 +67,10 @@ def _from_single(emit: Emit, x: Value, y: Value) -> Value:
     logarithm = emit.fma(k, emit.like(x, math.log(2)), logarithm)
     t = emit.multiply(y, _log_edges(emit, x, logarithm))
     t = at_least(emit, at_most(emit, t, 200.0), -200.0)
-    steps, count = nearest(emit, t, 1 / math.log(2))
-    r = emit.fma(steps, emit.like(x, -math.log(2)), t)
+    steps = nearest(emit, t, 1 / math.log(2))
+    r = emit.fma(steps.number, emit.like(x, -math.log(2)), t)
     rest = emit.fma(emit.multiply(r, r), polynomial(emit, r, _EXP), r)
-    return emit.multiply(emit.add(rest, emit.like(x, 1.0)), power_of_two(emit, count, x.dtype))
+    return scale_normal(emit, emit.add(rest, emit.like(x, 1.0)), steps)
 
 
 def _log_edges(emit: Emit, x: Value, logarithm: Value) -> Value:
@@ -126,11 +127,9 @@ def _from_double(emit: Emit, x: Value, y: Value) -> Value:
     error = emit.where(regular, error, emit.like(x, 0.0))
     # A denormal result is rounded once only: by the last multiplication.
     t = at_least(emit, at_most(emit, product, 800.0), -800.0)
-    count, rest = exp_reduced(emit, t)
+    exponent, rest = exp_reduced(emit, t)
     rest = emit.add(rest, emit.fma(rest, error, error))
-    half = emit.shift_right(count, 1)
-    scaled = emit.multiply(emit.add(rest, emit.like(x, 1.0)), power_of_two(emit, half, x.dtype))
-    result = emit.multiply(scaled, power_of_two(emit, emit.subtract(count, half), x.dtype))
+    result = scale(emit, emit.add(rest, emit.like(x, 1.0)), exponent)
     return emit.where(emit.compare("oeq", product, infinity), infinity, result)
 
 

@@ -47,6 +47,11 @@ class Target:
     def is_x86(self) -> bool:
         return self.triple.startswith(("x86_64", "i686", "amd64"))
 
+    @property
+    def has_scaling(self) -> bool:
+        """Whether one instruction multiplies by a power of two, rounding denormal results once."""
+        return self.name == "avx512"
+
     def machine(self) -> Any:
         """The LLVM target machine (position-independent code, constants near the code)."""
         _initialize()

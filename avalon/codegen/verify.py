@@ -18,6 +18,7 @@ _INTRINSICS = frozenset(
         "masked.load", "masked.store", "masked.gather", "masked.scatter", "prefetch",
     }
 )  # fmt: skip
+SCALING = "x86.avx512.mask.scalef"  # and the type: ps.512, ...
 _CALLED = re.compile(r"\bcall\b[^@\n]*@([\w.$]+)\(")
 _TYPE = re.compile(r"(v\d+)?[if]\d+|(v\d+)?p0")
 _NAME = re.compile(r"%v\d+")
@@ -43,6 +44,8 @@ def allowed_intrinsics(target: Target) -> frozenset[str]:
         allowed.add("fma")
     if target.has_rounding:
         allowed.update(("floor", "ceil", "trunc", "roundeven"))
+    if target.has_scaling:
+        allowed.update(f"{SCALING}.p{kind}.{bits}" for kind in "sd" for bits in (128, 256, 512))
     return frozenset(allowed)
 
 
