@@ -24,7 +24,7 @@ from avalon.codegen import (
 from avalon.codegen.builder import Builder
 from avalon.codegen.regions import Loop
 from avalon.codegen.values import Index, Pointer, Value, type_text
-from avalon.codegen.verify import SCALING, verify_text
+from avalon.codegen.verify import LOOKUPS, SCALING, verify_text
 from avalon.dtype import DType
 
 __all__ = ["Emit", "Index", "Loop", "Pointer", "Value", "verify_text"]
@@ -104,6 +104,31 @@ class Emit(Builder):
                 current[row + distance] = self.shuffle(a, b, high)
             distance *= 2
         return current
+
+    def lookup(self, table: Sequence[float], position: Value) -> Value:
+        """For each lane one of eight float32: the one that the lowest three bits of `position`, an
+        int32, count.
+        """
+        lanes = position.lanes
+        most = 16 if self.target.name == "avx512" else 8
+        if not self.target.has_lookup:
+            place = self.cast(self.bit_and(position, 7), dtypes.int64)
+            return self.gather(self.table(table, dtypes.float32), place, dtypes.float32)
+        if lanes > most:
+            return self.join(*[self.lookup(table, half) for half in self.halves(position)])
+        if lanes < 8:
+            filled = [lane % lanes for lane in range(8)]
+            wide = (
+                self.broadcast(position, 8) if lanes == 1 else self.shuffle(position, None, filled)
+            )
+            return self.shuffle(self.lookup(table, wide), None, range(lanes))
+        values = self.constants([*table] * (lanes // 8), dtypes.float32)
+        name = f"llvm.{LOOKUPS[lanes]}"
+        self._declared.add(f"declare {values.type} @{name}({values.type}, {position.type})")
+        arguments = f"{values.type} {values.name}, {position.type} {position.name}"
+        return self.pure(
+            dtypes.float32, lanes, f"call {values.type} @{name}({arguments})", position
+        )
 
     # Arithmetic
 

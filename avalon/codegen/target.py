@@ -52,6 +52,11 @@ class Target:
         """Whether one instruction multiplies by a power of two, rounding denormal results once."""
         return self.name == "avx512"
 
+    @property
+    def has_lookup(self) -> bool:
+        """Whether one instruction picks for each lane one of eight float32 in a register."""
+        return self.name in ("avx512", "avx2")
+
     def machine(self) -> Any:
         """The LLVM target machine (position-independent code, constants near the code)."""
         _initialize()

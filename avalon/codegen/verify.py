@@ -19,6 +19,7 @@ _INTRINSICS = frozenset(
     }
 )  # fmt: skip
 SCALING = "x86.avx512.mask.scalef"  # and the type: ps.512, ...
+LOOKUPS = {8: "x86.avx2.permps", 16: "x86.avx512.permvar.sf.512"}  # by lanes
 _CALLED = re.compile(r"\bcall\b[^@\n]*@([\w.$]+)\(")
 _TYPE = re.compile(r"(v\d+)?[if]\d+|(v\d+)?p0")
 _NAME = re.compile(r"%v\d+")
@@ -46,6 +47,8 @@ def allowed_intrinsics(target: Target) -> frozenset[str]:
         allowed.update(("floor", "ceil", "trunc", "roundeven"))
     if target.has_scaling:
         allowed.update(f"{SCALING}.p{kind}.{bits}" for kind in "sd" for bits in (128, 256, 512))
+    if target.has_lookup:
+        allowed.update(LOOKUPS.values())
     return frozenset(allowed)
 
 

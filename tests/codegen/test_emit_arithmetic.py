@@ -11,6 +11,7 @@ import torch
 
 from avalon import dtype as dtypes
 from avalon.codegen.emit import Emit, Value
+from avalon.codegen.math_functions import Whole, format_of, scale
 from avalon.codegen.target import Target
 from avalon.dtype import DType
 from tests.codegen.harness import elementwise, runnable
@@ -337,3 +338,29 @@ def test_casts_beyond_the_range_give_its_ends(source: type, dtype: DType, target
     ]
     nan: Array = np.array([np.nan], source)
     assert elementwise(lambda emit, value: emit.cast(value, dtype), nan, result=dtype)[0] == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("lanes", [1, 2, 4, 8, 16, 32])
+def test_scaling_rounds_denormal_results_once(dtype: type, lanes: int, target: Target) -> None:
+    x = np.linspace(0.7, 1.5, 3001).astype(dtype)
+    least = -149 if dtype is np.float32 else -1074
+    exponents = np.arange(3001).astype(dtype) % 40 + (least - 5)
+
+    def call(emit: Emit, a: Value, b: Value) -> Value:
+        return scale(emit, a, Whole(b, emit.cast(b, format_of(b).integer)))
+
+    ours = elementwise(call, x, exponents, target=target, lanes=lanes)
+    np.testing.assert_array_equal(ours, np.ldexp(x, exponents.astype(int)))
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4, 8, 16, 32])
+def test_lookups_count_with_three_bits(lanes: int, target: Target) -> None:
+    table = np.linspace(-3, 5, 8).astype(np.float32)
+    positions = np.random.default_rng(0).integers(0, 8, 1003)
+
+    def call(emit: Emit, position: Value) -> Value:
+        return emit.lookup(table.tolist(), emit.cast(position, dtypes.int32))
+
+    ours = elementwise(call, positions.astype(np.float32), target=target, lanes=lanes)
+    np.testing.assert_array_equal(ours, table[positions])
