@@ -74,7 +74,7 @@ class Whole(NamedTuple):
     """A whole number, as a float and as an integer."""
 
     number: Value
-    count: Value
+    integer: Value
 
 
 def nearest(emit: Emit, x: Value, factor: float) -> Whole:
@@ -99,9 +99,9 @@ def scale(emit: Emit, x: Value, exponent: Whole) -> Value:
     if emit.target.has_scaling:
         return emit.scale(x, exponent.number)
     # Two factors, so that denormal results are rounded once and large ones become infinite.
-    half = emit.shift_right(exponent.count, 1)
+    half = emit.shift_right(exponent.integer, 1)
     scaled = emit.multiply(x, power_of_two(emit, half, x.dtype))
-    rest = emit.subtract(exponent.count, half)
+    rest = emit.subtract(exponent.integer, half)
     return emit.multiply(scaled, power_of_two(emit, rest, x.dtype))
 
 
@@ -109,7 +109,7 @@ def scale_normal(emit: Emit, x: Value, exponent: Whole) -> Value:
     """x * 2**exponent for an exponent of a normal number."""
     if emit.target.has_scaling:
         return emit.scale(x, exponent.number)
-    return emit.multiply(x, power_of_two(emit, exponent.count, x.dtype))
+    return emit.multiply(x, power_of_two(emit, exponent.integer, x.dtype))
 
 
 # (e^r - 1 - r) / r^2 for |r| <= ln(2)/2; errors relative to (e^r - 1): 2^-26.1, 2^-61.6
