@@ -25,6 +25,7 @@ from avalon.dtype import DType
 from avalon.errors import ShapeError
 from avalon.ops.source import philox
 from avalon.shape import Shape
+from avalon.tensor.composite import composite
 from avalon.tensor.core import Tensor, source
 from avalon.tensor.creation import as_tensor, tensor
 from avalon.tracing.values import Value
@@ -237,15 +238,15 @@ def bits(shape: Shape, generator: Generator | None = None) -> Tensor:
     return source(ops.random_bits, key, offset, shape=tuple(shape))
 
 
-def _halves(shape: Shape, generator: Generator | None) -> list[Tensor]:
-    """Two independent words per element, as float64."""
-    both = bits((2, *shape), generator)
+def _halves(both: Tensor) -> list[Tensor]:
+    """Two independent words per element (2, *shape), as float64."""
+    shape = both.shape[1:]
     sizes = (1, *shape)
     halves = []
     for row in range(2):
         starts = (row,) + (0,) * len(shape)
         part = ops.slice(both, starts=starts, sizes=sizes, steps=(1,) * len(sizes))
-        halves.append(ops.cast(ops.reshape(part, shape=tuple(shape)), dtype=dtypes.float64))
+        halves.append(ops.cast(ops.reshape(part, shape=shape), dtype=dtypes.float64))
     return halves
 
 
@@ -253,29 +254,35 @@ def _halves(shape: Shape, generator: Generator | None) -> list[Tensor]:
 _BITS = {dtypes.bfloat16: 8, dtypes.float16: 11, dtypes.float32: 24, dtypes.float64: 53}
 
 
-def _whole(shape: Shape, count: int, generator: Generator | None) -> Tensor:
+def _words(shape: Shape, wide: DType, generator: Generator | None) -> Tensor:
+    """The words that `_whole` makes numbers of: one for each number, two rows of them above 24
+    bits.
+    """
+    return bits((2, *shape) if _BITS[wide] > 24 else tuple(shape), generator)
+
+
+def _whole(words: Tensor, count: int) -> Tensor:
     """Random whole numbers below 2**count, as float32, or float64 above 24 bits."""
     if count <= 24:
-        words = bits(shape, generator)
         return ops.cast(ops.shift_right(words, words.constant(32 - count)), dtype=dtypes.float32)
-    low, high = _halves(shape, generator)
+    low, high = _halves(words)
     fine = count - 27  # the coarse 27 bits come from one word, the others from the other
     coarse = ops.floor(high * high.constant(2.0**-5)) * high.constant(2.0**fine)
     return coarse + ops.floor(low * low.constant(2.0 ** (fine - 32)))
 
 
-def _fraction(shape: Shape, dtype: DType, generator: Generator | None) -> Tensor:
+def _fraction(words: Tensor, dtype: DType) -> Tensor:
     """Multiples of 2**-bits in [0, 1)."""
     count = _BITS[dtype]
-    whole = _whole(shape, count, generator)
+    whole = _whole(words, count)
     result = whole * whole.constant(2.0**-count)
     return result if result.dtype is dtype else ops.cast(result, dtype=dtype)
 
 
-def _centred(shape: Shape, wide: DType, generator: Generator | None) -> Tensor:
+def _centred(words: Tensor, wide: DType) -> Tensor:
     """Odd multiples of 2**-bits in (-1, 1): symmetric, never 0, 1 or -1."""
     count = min(_BITS[wide], 52)
-    whole = _whole(shape, count, generator)
+    whole = _whole(words, count)
     odd = whole + whole + whole.constant(1 - 2.0**count)
     return odd * odd.constant(2.0**-count)
 
@@ -284,32 +291,52 @@ def _wide(dtype: DType) -> DType:
     return dtypes.float64 if dtype is dtypes.float64 else dtypes.float32
 
 
+# Each kind of draw is one entry: what follows from its words.
+
+
+@composite
+def _uniform(words: Tensor, dtype: DType) -> Tensor:
+    return _fraction(words, dtype)
+
+
+@composite
+def _normal(words: Tensor, dtype: DType) -> Tensor:
+    wide = _wide(dtype)
+    centred = _centred(words, wide)
+    result = ops.erfinv(centred) * centred.constant(2.0**0.5)
+    return result if dtype is wide else ops.cast(result, dtype=dtype)
+
+
+@composite
+def _exponential(words: Tensor, dtype: DType) -> Tensor:
+    wide = _wide(dtype)
+    centred = _centred(words, wide)
+    result = -ops.log((centred + centred.constant(1)) * centred.constant(0.5))
+    return result if dtype is wide else ops.cast(result, dtype=dtype)
+
+
+@composite
+def _bernoulli(words: Tensor, threshold: Tensor, dtype: DType) -> Tensor:
+    drawn = _fraction(words, _wide(dtype))
+    return ops.cast(ops.less(drawn, ops.stop_gradient(threshold)), dtype=dtype)
+
+
 def uniform(shape: Shape, dtype: DType, generator: Generator | None = None) -> Tensor:
     """Numbers in [0, 1), every one of them equally likely."""
     fed = _fed("uniform", shape, dtype)
-    return _fraction(shape, dtype, generator) if fed is None else fed
+    return _uniform(_words(shape, dtype, generator), dtype) if fed is None else fed
 
 
 def normal(shape: Shape, dtype: DType, generator: Generator | None = None) -> Tensor:
     """Numbers of the normal distribution with mean 0 and deviation 1, by inversion."""
     fed = _fed("normal", shape, dtype)
-    if fed is not None:
-        return fed
-    wide = _wide(dtype)
-    centred = _centred(shape, wide, generator)
-    result = ops.erfinv(centred) * centred.constant(2.0**0.5)
-    return result if dtype is wide else ops.cast(result, dtype=dtype)
+    return _normal(_words(shape, _wide(dtype), generator), dtype) if fed is None else fed
 
 
 def exponential(shape: Shape, dtype: DType, generator: Generator | None = None) -> Tensor:
     """Numbers of the exponential distribution with rate 1; never 0."""
     fed = _fed("exponential", shape, dtype)
-    if fed is not None:
-        return fed
-    wide = _wide(dtype)
-    centred = _centred(shape, wide, generator)
-    result = -ops.log((centred + centred.constant(1)) * centred.constant(0.5))
-    return result if dtype is wide else ops.cast(result, dtype=dtype)
+    return _exponential(_words(shape, _wide(dtype), generator), dtype) if fed is None else fed
 
 
 def integers(
@@ -325,7 +352,7 @@ def integers(
         drawn = ops.shift_right(scaled, scaled.constant(32))
     else:
         low_word, high_word = (
-            ops.cast(half, dtype=dtypes.uint64) for half in _halves(shape, generator)
+            ops.cast(half, dtype=dtypes.uint64) for half in _halves(bits((2, *shape), generator))
         )
         words = ops.bit_or(ops.shift_left(high_word, high_word.constant(32)), low_word)
         drawn = ops.remainder(words, _filled(high - low, words))
@@ -346,8 +373,7 @@ def bernoulli(probability: Any, shape: Shape, dtype: DType, generator: Generator
     threshold = as_tensor(probability, dtype=wide)
     if tuple(threshold.shape) != tuple(shape):
         threshold = ops.broadcast(threshold, shape=tuple(shape))
-    drawn = _fraction(shape, wide, generator)
-    return ops.cast(ops.less(drawn, ops.stop_gradient(threshold)), dtype=dtype)
+    return _bernoulli(_words(shape, wide, generator), threshold, dtype)
 
 
 def permutation(count: int, dtype: DType, generator: Generator | None = None) -> Tensor:

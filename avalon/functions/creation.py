@@ -28,6 +28,7 @@ from avalon.tensor import (
     method,
     result_type,
 )
+from avalon.tensor.composite import composite
 
 Where = Device | str | None
 
@@ -397,9 +398,9 @@ def multinomial(
         raise ShapeError(f"[multinomial] expected a vector or a matrix, got {tuple(input.shape)}")
     if not input.dtype.is_floating_point:
         raise DTypeError(f"[multinomial] weights must be floats, got {input.dtype!r}")
-    weights = ops.stop_gradient(input)
-    categories, last = input.shape[-1], input.ndim - 1
+    categories = input.shape[-1]
     if replacement:
+        weights, last = ops.stop_gradient(input), input.ndim - 1
         totals = ops.cumulative_sum(weights, axis=last, reverse=False)
         lead = tuple(input.shape[:-1])
         drawn = random.uniform((*lead, num_samples), weights.dtype, generator)
@@ -414,8 +415,14 @@ def multinomial(
             "replacement; pass replacement=True"
         )
     # The largest of weight / exponential draws are a sample without replacement.
-    keys = weights / random.exponential(tuple(input.shape), weights.dtype, generator)
-    return ops.argsort(keys, axis=last, descending=True, count=num_samples)
+    noise = random.exponential(tuple(input.shape), input.dtype, generator)
+    return _largest(input.detach(), noise, num_samples)
+
+
+@composite
+def _largest(weights: Tensor, noise: Tensor, count: int) -> Tensor:
+    """Where the `count` largest of weight / noise are, along the last axis."""
+    return ops.argsort(weights / noise, axis=weights.ndim - 1, descending=True, count=count)
 
 
 @method("uniform_")

@@ -26,6 +26,7 @@ from avalon.functions.support import (
 )
 from avalon.shape import broadcast_shapes, normalize_axis
 from avalon.tensor import Tensor, as_tensor, method, result_type
+from avalon.tensor.composite import composite
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -76,6 +77,12 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
                 "unequal ones"
             )
     axis = normalize_axis("stack", dim, len(shape) + 1)
+    return _stacked(*parts, axis=axis)
+
+
+@composite
+def _stacked(*parts: Tensor, axis: int) -> Tensor:
+    shape = parts[0].shape
     lone = (*shape[:axis], 1, *shape[axis:])
     dtype = result_type(*parts)
     return ops.concatenate(*(reshaped(cast(x, dtype), lone) for x in parts), axis=axis)

@@ -2,11 +2,12 @@
 
 Comes in: values, and memory that others can write. Goes out: what tensors are made of. Guaranteed:
 a cell's value is immutable, and replaced by writes; memory that somebody else can see is read by
-snapshots, until nobody does.
+snapshots, until nobody does; movements one after the other are one entry, and one history.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
@@ -15,7 +16,12 @@ from avalon.dtype import DType
 from avalon.epoch import epoch
 from avalon.graph.primitive import Primitive
 from avalon.shape import Shape
-from avalon.tracing.values import Value
+from avalon.tracing.backward import backward_of_chain
+from avalon.tracing.history import History
+from avalon.tracing.modes import modes
+from avalon.tracing.operation import Operation, call_of, chain_of
+from avalon.tracing.recorded import user_place
+from avalon.tracing.values import Value, recorder
 
 
 class Memory(Protocol):
@@ -75,18 +81,64 @@ class Kind(NamedTuple):
 
 class Move(NamedTuple):
     """One movement of a window: a primitive, its run-time operands, its parameters, what it
-    gives.
+    gives, and all of that but the operands' values as an operation.
     """
 
     primitive: Primitive
     operands: tuple[Value, ...]
     parameters: dict[str, Any]
     shape: Shape
+    operation: Operation
 
     @staticmethod
     def of(primitive: Primitive, x: Any, *operands: Value, **parameters: Any) -> Move:
         """The movement of something of `x`'s shape and dtype; errors come from the primitive's
         rule.
         """
-        shape, _ = primitive.infer((x, *operands), parameters)
-        return Move(primitive, operands, parameters, shape)
+        operation = call_of(primitive, (x, *operands), parameters)
+        ((shape, _),) = operation.results
+        return Move(primitive, operands, parameters, shape, operation)
+
+
+def moved(value: Value, moves: Sequence[Move]) -> Value:
+    """What `moves` lead to from a value: one entry, but several in what is recorded to be looked
+    at step by step.
+    """
+    here, line = recorder(), user_place()
+    if modes.replay is None and len(moves) > 1:
+        operands = [operand for move in moves for operand in move.operands]
+        chain = chain_of(tuple([move.operation for move in moves]))
+        return here.put(chain, [value, *operands], line)[0]
+    for move in moves:
+        (value,) = here.put(move.operation, (value, *move.operands), line)
+    return value
+
+
+def continued(edge: History, start: Any, moves: Sequence[Move]) -> History:
+    """The history that continues `edge`, of something like `start`, through movements."""
+    line = user_place()
+    before = Kind(start.shape, start.dtype)
+    if modes.replay is None and len(moves) > 1 and not edge.ends:
+        kinds = [before, *[Kind(move.shape, start.dtype) for move in moves]]
+        given = [(kind, *move.operands) for kind, move in zip(kinds, moves, strict=False)]
+        backward = backward_of_chain(tuple([move.operation for move in moves]), given)
+        if backward is not None:
+            others = [operand for move in moves for operand in move.operands]
+            kept = [others[place - 1] for place in backward.keep]
+            inputs = (edge, *[None] * len(others))
+            name = moves[-1].primitive.name
+            return History.of_backward(name, backward, kept, inputs, kinds[-1], line)
+    for move in moves:
+        after = Kind(move.shape, start.dtype)
+        made = History.of_call(
+            move.operation,
+            (before, *move.operands),
+            (None, *move.operands),
+            (edge, *[None] * len(move.operands)),
+            after,
+            None,
+            line,
+        )
+        assert made is not None
+        edge, before = made, after
+    return edge

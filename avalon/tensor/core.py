@@ -24,7 +24,7 @@ from avalon.epoch import epoch
 from avalon.errors import AutogradError, DTypeError, ShapeError, TraceError
 from avalon.graph.primitive import Elementwise, Primitive
 from avalon.shape import Shape, contiguous_strides
-from avalon.tensor.cell import Cell, Kind, Move
+from avalon.tensor.cell import Cell, Move, continued, moved
 from avalon.tensor.layout import elementwise_strides
 from avalon.tracing.history import History, Hook, Leaf, next_hook_number
 from avalon.tracing.modes import modes
@@ -156,8 +156,7 @@ class Tensor(Installed):
         if modes.body is not None and value.recorder is not recorder():
             with modes.body.outside():
                 return self.value()
-        for move in self._moves:
-            value = record(move.primitive, (value, *move.operands), move.parameters)
+        value = moved(value, self._moves)
         self._memo, self._memo_version = value, cell.version
         return value
 
@@ -537,26 +536,6 @@ class RemovableHook:
 
     def __exit__(self, *exception: object) -> None:
         self.remove()
-
-
-def continued(edge: History, start: Any, moves: Sequence[Move]) -> History:
-    """The history that continues `edge`, of something like `start`, through movements."""
-    before = Kind(start.shape, start.dtype)
-    for move in moves:
-        after = Kind(move.shape, start.dtype)
-        operands = (before, *move.operands)
-        made = History.of_call(
-            call_of(move.primitive, operands, move.parameters),
-            operands,
-            (None, *move.operands),
-            (edge, *[None] * len(move.operands)),
-            after,
-            None,
-            user_place(),
-        )
-        assert made is not None
-        edge, before = made, after
-    return edge
 
 
 def method(name: str) -> Callable[[Function], Function]:

@@ -25,7 +25,7 @@ from avalon.errors import AutogradError
 from avalon.graph.interpret import from_storage
 from avalon.runtime.buffer import Buffer
 from avalon.shape import Shape, contiguous_strides
-from avalon.tensor.cell import Cell, Move
+from avalon.tensor.cell import Cell, Kind, Move
 from avalon.tensor.core import Tensor, method
 from avalon.tensor.creation import (
     from_numpy,
@@ -424,11 +424,13 @@ def _restore(
 ) -> Tensor:
     made: Tensor = object.__new__(cls)
     made._cell = cell
-    made._moves = tuple(
-        Move(primitive, tuple(Value.from_number(n, dtypes.int64) for n in numbers), named, shape)
-        for primitive, numbers, named, shape in moves
-    )
     made.shape, made.dtype, made._strides, made._offset = look
+    found: list[Move] = []
+    for primitive, numbers, named, _ in moves:
+        starts = [Value.from_number(number, dtypes.int64) for number in numbers]
+        before = Kind(found[-1].shape if found else cell.value.shape, made.dtype)
+        found.append(Move.of(primitive, before, *starts, **named))
+    made._moves = tuple(found)
     made._requires = requires
     made.__dict__.update(fields)
     return made

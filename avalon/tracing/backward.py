@@ -13,7 +13,7 @@ from typing import Any
 
 from avalon.differentiation import gradient_of
 from avalon.graph.primitive import Movement
-from avalon.tracing.operation import Operation, Step, composite_of
+from avalon.tracing.operation import Operation, Step, chain_of, composite_of, spell_out
 from avalon.tracing.recorded import Line
 from avalon.tracing.values import Value, recorder
 
@@ -95,6 +95,54 @@ def backward_of(
     except KeyError:
         made = operation.backwards[needed] = _traced(operation, operands, needed)
         return made
+
+
+def backward_of_chain(
+    links: tuple[Operation, ...], operands: Sequence[Sequence[Any]]
+) -> Backward | None:
+    """The gradient of `chain_of(links)`, of which `operands` are each link's, for its first
+    operand. None if a link reads more than its other operands.
+    """
+    chain = chain_of(links)
+    try:
+        return chain.backwards[_FIRST]
+    except KeyError:
+        made = chain.backwards[_FIRST] = _chained(chain, links, operands)
+        return made
+
+
+_FIRST = (True,)
+
+
+def _chained(
+    chain: Operation, links: Sequence[Operation], operands: Sequence[Sequence[Any]]
+) -> Backward | None:
+    parts: list[tuple[Backward, list[int]]] = []  # with the chain's operands that they keep
+    before = 0  # of the chain's operands but the first, those of earlier links
+    for link, given in zip(links, operands, strict=True):
+        part = backward_of(link, given, (True, *[False] * (len(given) - 1)))
+        if part is None or part.numbers or not all(0 < p < len(given) for p in part.keep):
+            return None
+        parts.append((part, [before + place for place in part.keep]))
+        before += len(given) - 1
+    keep = [place for _, places in parts for place in places]
+    inputs = 1 + len(keep)
+    steps: list[Step] = []
+    slot = 0
+    for part, places in reversed(parts):
+        known = [slot, *[1 + keep.index(place) for place in places]]
+        if part.operation is not None:
+            known += spell_out(part.operation, known, steps, inputs)
+        taken = part._taken[0]
+        assert taken is not None
+        slot = known[taken]
+    made = None
+    if steps:
+        others = [(one.shape, one.dtype) for given in operands for one in given[1:]]
+        kinds = [links[-1].results[0], *[others[place - 1] for place in keep]]
+        made = composite_of(f"gradient of {chain.name}", kinds, steps, [slot])
+    results = [slot, *[None] * (chain.inputs - 1)]
+    return Backward(chain.name, keep, made, results, False)
 
 
 def _traced(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import CodeType
 from typing import Any
 
 from avalon.dtype import DType
@@ -75,6 +76,9 @@ class BodyRecorder(Recorder):
 
     def bound(self) -> None:
         """A body waits for as long as it takes."""
+
+    def come_round(self, line: tuple[CodeType, int]) -> None:
+        """A loop in a body is part of it."""
 
     def meet(self, tensors: Sequence[Any], values: Sequence[Value]) -> None:
         """Remember which tensors the values from outside belong to."""

@@ -56,6 +56,7 @@ class _Program:
         self.where = where
         self.seconds = seconds
         self.template = template  # that it was made from, for its size
+        self.weight = 0 if template else _ENTRIES_PER_LAUNCH * len(runnable.plan.launches)
 
     def run(
         self, feeds: list[Any], wanted: Sequence[int], donated: Collection[int]
@@ -153,9 +154,19 @@ class _Structure:
         )
         if made is None:
             made = self._build(recorded, build, wanted, reason)
-        self.programs = [program for program in self.programs if program.build != build]
-        self.programs.append(made)
+        self._replace(made)
         return made
+
+    def _replace(self, made: _Program) -> None:
+        """Keep a new program, and no longer those whose place it takes: of its own build, and the
+        cold one once there is a hot one.
+        """
+        gone = {made.build}
+        if made.tier == "hot":
+            gone.add(("cold", *made.build[1:]))
+        self.weight += made.weight - sum(p.weight for p in self.programs if p.build in gone)
+        self.programs = [program for program in self.programs if program.build not in gone]
+        self.programs.append(made)
 
     def _tier(self, around: Build, wanted: Sequence[int]) -> tuple[str, str]:
         """The tier of work that nobody asked to compile: hot if it came back, or costs no build."""
@@ -184,7 +195,6 @@ class _Structure:
         runnable = compile_graph(graph, build[0])
         seconds = _count(build, start)
         outputs = {position: place for place, position in enumerate(positions)}
-        self.weight += _ENTRIES_PER_LAUNCH * len(runnable.plan.launches)
         return _Program(runnable, inputs, outputs, build, reason, _where(recorded), seconds)
 
 

@@ -13,6 +13,7 @@ import heapq
 import itertools
 import weakref
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 from avalon import ops
@@ -22,11 +23,12 @@ from avalon.errors import AutogradError
 from avalon.shape import Shape
 from avalon.tracing.backward import Backward, backward_of
 from avalon.tracing.modes import modes
-from avalon.tracing.operation import Operation
-from avalon.tracing.recorded import Line
-from avalon.tracing.values import Value
+from avalon.tracing.operation import Operation, sum_of
+from avalon.tracing.recorded import Line, user_place
+from avalon.tracing.values import Value, recorder
 
 _serial = itertools.count()
+_SMALL = 1 << 16  # bytes
 Hook = Callable[[Any], Any]
 
 
@@ -228,13 +230,18 @@ class GradientFunction:
 
 
 class Leaf(History):
-    """The history of a tensor that gathers its own gradient."""
+    """The history of a tensor that gathers its own gradient.
 
-    __slots__ = ("tensor",)
+    Attributes:
+        is_small: its cotangents may wait for one another, to be added at the end.
+    """
+
+    __slots__ = ("is_small", "tensor")
 
     def __init__(self, tensor: Any) -> None:
         super().__init__("accumulate", (), tensor)
         self.tensor = weakref.ref(tensor)
+        self.is_small = prod(self.shape) * self.dtype.itemsize <= _SMALL
 
 
 def backward(
@@ -255,6 +262,7 @@ def backward(
     Raises:
         AutogradError: a history on the way was freed by an earlier walk.
     """
+    recorder().graded = True
     cotangents: dict[int, Any] = {}
     waiting: list[tuple[int, History]] = []
     asked = None if wanted is None else {history.serial for history in wanted}
@@ -264,15 +272,21 @@ def backward(
 
     def send(history: History, cotangent: Any) -> None:
         serial = history.serial
-        if serial not in cotangents:
+        before = cotangents.get(serial)
+        if before is None:
             heapq.heappush(waiting, (-serial, history))
-        cotangents[serial] = add_to(cotangents.get(serial), cotangent)
+        if not differentiable and isinstance(history, Leaf) and history.is_small:
+            cotangents.setdefault(serial, []).append(cotangent)
+        else:
+            cotangents[serial] = add_to(before, cotangent)
 
     for history, cotangent in roots:
         send(history, cotangent)
     while waiting:
         _, history = heapq.heappop(waiting)
         cotangent = cotangents.pop(history.serial)
+        if type(cotangent) is list:
+            cotangent = _sum(cotangent)
         # as in PyTorch, who asks for a cotangent in the middle gets it as it was before the hooks
         ends = useful is not None and not _leads_on(history, useful)
         if asked is not None and not ends and history.serial in asked:
@@ -299,6 +313,14 @@ def backward(
     for leaf, cotangent in gathered:
         accumulate(leaf, cotangent)
     return found
+
+
+def _sum(cotangents: list[Value]) -> Value:
+    """The sum as `add_to` makes it one by one, in one entry."""
+    if len(cotangents) == 1:
+        return cotangents[0]
+    operation = sum_of(len(cotangents), cotangents[0].shape, cotangents[0].dtype)
+    return recorder().put(operation, cotangents, user_place())[0]
 
 
 def _leads_on(history: History, useful: set[int]) -> bool:

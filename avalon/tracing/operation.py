@@ -17,6 +17,7 @@ from avalon.graph.primitive import Movement, Primitive, lookup
 from avalon.shape import Shape
 
 _CAPACITY = 50_000
+_add = lookup("add")
 
 
 class Step(NamedTuple):
@@ -189,6 +190,50 @@ def composite_of(
         key = repr(key)
         found = _known.get(key)
     return found or _kept(key, Operation(name, len(operands), steps, outputs))
+
+
+def chain_of(links: tuple[Operation, ...]) -> Operation:
+    """The operation that does some of one result one after the other: each on the result of the one
+    before, as its first operand. Their other operands follow the first one's in that order.
+    """
+    key = ("chain", *links)
+    found = _known.get(key)
+    if found is None:
+        inputs = 1 + sum(link.inputs - 1 for link in links)
+        steps: list[Step] = []
+        current, given = 0, 1
+        for link in links:
+            slots = [current, *range(given, given + link.inputs - 1)]
+            given += link.inputs - 1
+            current = spell_out(link, slots, steps, inputs)[0]
+        found = _kept(key, Operation(links[-1].name, inputs, steps, [current]))
+    return found
+
+
+def sum_of(count: int, shape: Shape, dtype: DType) -> Operation:
+    """The operation that adds values of one kind, from left to right."""
+    key = ("sum", count, shape, dtype)
+    found = _known.get(key)
+    if found is None:
+        steps = [
+            Step(_add, (count + number - 1 if number else 0, number + 1), {}, shape, dtype)
+            for number in range(count - 1)
+        ]
+        found = _kept(key, Operation("add", count, steps, [2 * count - 2]))
+    return found
+
+
+def spell_out(
+    operation: Operation, operands: Sequence[int], steps: list[Step], inputs: int
+) -> list[int]:
+    """Append an operation's steps to those of one with so many `inputs`, on operands in its slots;
+    the slots of the results.
+    """
+    slots = list(operands)
+    for step in operation.steps:
+        slots.append(inputs + len(steps))
+        steps.append(step._replace(places=tuple([slots[place] for place in step.places])))
+    return [slots[slot] for slot in operation.outputs]
 
 
 def needed_slots(steps: Sequence[Step], inputs: int, wanted: Iterable[int]) -> set[int]:

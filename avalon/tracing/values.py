@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
+from types import CodeType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -186,6 +187,8 @@ class Recorder:
         self.lock = threading.RLock()
         # True after a parameter was written by hand: the next differentiable call runs it first
         self.updated = False
+        # True while something pending takes part in gradients
+        self.graded = False
         self._reset()
 
     def _reset(self) -> None:
@@ -201,6 +204,8 @@ class Recorder:
         self.bytes = 0
         self.rebound: list[tuple[weakref.ref[Any], Buffer]] = []
         self.updated = False
+        self.graded = False
+        self.places: dict[int, int] = {}  # where the count stood when each place recorded last
 
     def put(
         self, operation: Operation, operands: Sequence[Value], line: Line, note: str = ""
@@ -213,6 +218,10 @@ class Recorder:
             if operand.recorder is not None and operand.recorder is not self:
                 self.admit(operand)
         with self.lock:
+            if modes.grad:
+                self.graded = True
+            elif line is not None and not self.graded:
+                self.come_round(line)
             positions = [
                 operand.position if operand.recorder is self else self.enter(operand)
                 for operand in operands
@@ -238,6 +247,16 @@ class Recorder:
             elif self.bytes >= settings.pending_bytes or self.calls >= settings.pending_calls:
                 self.bound()
         return made
+
+    def come_round(self, line: tuple[CodeType, int]) -> None:
+        """Run what is pending if a place records again that did so long ago: a loop came round, of
+        which nothing takes part in gradients. Then each round is a program, and the same one.
+        """
+        place = id(line[0]) + line[1]  # where the instruction lies: no other one is there
+        before = self.places.get(place, self.count)
+        if self.count - before >= _ROUND:
+            self.flush()
+        self.places[place] = self.count
 
     def name(self, start: int, layer: str) -> None:
         """Note for the entries from number `start` on their layer, unless they have one."""
@@ -325,6 +344,7 @@ class Recorder:
 
 
 _NOWHERE: tuple[Line, str] = (None, "")
+_ROUND = 64  # positions that a round of a loop takes before it is worth a program
 
 
 def compute(pending: Pending, tier: str | None = None) -> None:
