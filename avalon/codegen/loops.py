@@ -465,15 +465,17 @@ class NestEmitter:
         groups: dict[Any, list[Store]] = {}
         for number, store in enumerate(stage.stores):
             step = store.index.coefficient(self.lanes.axis)
+            offset = store.index.offset
             key: Any = number
-            if step > 1 and not store.guards:
-                key = (store.argument, store.index.plus(-(store.index.offset % step)))
+            if isinstance(step, int) and isinstance(offset, int) and step > 1 and not store.guards:
+                key = (store.argument, store.index.plus(-(offset % step)))
             groups.setdefault(key, []).append(store)
         result = []
         for stores in groups.values():
             step = stores[0].index.coefficient(self.lanes.axis)
-            stores.sort(key=lambda store: int(store.index.offset))
-            complete = len(stores) == step and step & (step - 1) == 0
+            complete = len(stores) > 1 and len(stores) == step and step & (step - 1) == 0
+            if complete:
+                stores.sort(key=lambda store: int(store.index.offset))
             result.extend([stores] if complete else [[store] for store in stores])
         return result
 

@@ -144,7 +144,8 @@ def _formulas_of(plan: Plan) -> Iterator[Size]:
         numbers += (launch.work, launch.flops, launch.bytes)
         numbers += [argument.value for argument in launch.arguments]
     for spec in plan.buffers:
-        numbers += (spec.nbytes, *spec.shape)
+        numbers += (spec.nbytes, spec.stride, *spec.shape)
+    numbers += [loop.rounds for loop in plan.loops]
     for given in plan.inputs:
         numbers += given.shape
     return (number for number in numbers if isinstance(number, Size))
@@ -172,9 +173,15 @@ def fixed(
         plan,
         inputs=[replace(spec, shape=tuple(map(known, spec.shape))) for spec in plan.inputs[:kept]],
         buffers=[
-            replace(spec, nbytes=known(spec.nbytes), shape=tuple(map(known, spec.shape)))
+            replace(
+                spec,
+                nbytes=known(spec.nbytes),
+                stride=known(spec.stride),
+                shape=tuple(map(known, spec.shape)),
+            )
             for spec in plan.buffers
         ],
+        loops=[replace(loop, rounds=known(loop.rounds)) for loop in plan.loops],
         launches=[
             replace(
                 launch,
