@@ -44,11 +44,35 @@ from avalon.runtime.driver_tables import (
     POOL_JOB,
     STATE_VISIT,
 )
-from avalon.runtime.driver_text import at, get
+from avalon.runtime.driver_text import at, get, repeat
 
 # Pauses before a thread takes another one's chunk: a launch of one chunk stays with its owner, the
 # calling thread, in whose cache its data are.
 _HESITATION = 8
+
+_PATCH = repeat(
+    "patch", "p", "%patch.count", before="entry", after="relocate",
+    body=f"""\
+  %p.word = shl i64 %p, 1
+  %p.pair = getelementptr i64, ptr %patches, i64 %p.word
+{get("p.slot", "%p.pair", 0)}
+{get("p.index", "%p.pair", 1)}
+{get("p.value", "%values", "%p.index")}
+{at("p.target", "%slots", "%p.slot")}
+  store i64 %p.value, ptr %p.target""",
+)  # fmt: skip
+
+_RELOCATE = repeat(
+    "relocate", "r", "%relocation.count", before="patch", after="done",
+    body=f"""\
+  %r.word = shl i64 %r, 1
+  %r.pair = getelementptr i64, ptr %relocations, i64 %r.word
+{get("r.slot", "%r.pair", 0)}
+{get("r.offset", "%r.pair", 1)}
+  %r.value = add i64 %arena, %r.offset
+{at("r.target", "%slots", "%r.slot")}
+  store i64 %r.value, ptr %r.target""",
+)  # fmt: skip
 
 # Fill the slots of this call: addresses and scalars from the values, temporaries from the arena.
 PREPARE = f"""
@@ -62,37 +86,28 @@ PREPARE = f"""
   %arena = load i64, ptr %values
   store i64 0, ptr %status
   br label %patch
-patch:
-  %p = phi i64 [ 0, %entry ], [ %p.next, %patch.one ]
-  %p.more = icmp slt i64 %p, %patch.count
-  br i1 %p.more, label %patch.one, label %relocate
-patch.one:
-  %p.word = shl i64 %p, 1
-  %p.pair = getelementptr i64, ptr %patches, i64 %p.word
-{get("p.slot", "%p.pair", 0)}
-{get("p.index", "%p.pair", 1)}
-{get("p.value", "%values", "%p.index")}
-{at("p.target", "%slots", "%p.slot")}
-  store i64 %p.value, ptr %p.target
-  %p.next = add i64 %p, 1
-  br label %patch
-relocate:
-  %r = phi i64 [ 0, %patch ], [ %r.next, %relocate.one ]
-  %r.more = icmp slt i64 %r, %relocation.count
-  br i1 %r.more, label %relocate.one, label %done
-relocate.one:
-  %r.word = shl i64 %r, 1
-  %r.pair = getelementptr i64, ptr %relocations, i64 %r.word
-{get("r.slot", "%r.pair", 0)}
-{get("r.offset", "%r.pair", 1)}
-  %r.value = add i64 %arena, %r.offset
-{at("r.target", "%slots", "%r.slot")}
-  store i64 %r.value, ptr %r.target
-  %r.next = add i64 %r, 1
-  br label %relocate
+{_PATCH}
+{_RELOCATE}
 done:
   ret void
 """
+
+_ZERO_COUNTERS = repeat(
+    "counter", "c", "%counter.count", before="entry", after="group",
+    body=f"""\
+  %c.word = mul i64 %c, {COUNTER_WORDS}
+{at("c.counter", "%counters", "%c.word")}
+  store i64 0, ptr %c.counter""",
+)  # fmt: skip
+
+_ZERO_GROUPS = repeat(
+    "group", "g", "%group.count", before="counter", after="done",
+    body=f"""\
+  %g.word = mul i64 %g, {GROUP_WORDS}
+  %g.record = getelementptr i64, ptr %groups, i64 %g.word
+{at("g.counter", "%g.record", GROUP_DONE)}
+  store i64 0, ptr %g.counter""",
+)  # fmt: skip
 
 # Put the counters of launches and groups back to zero.
 RESET = f"""
@@ -103,27 +118,8 @@ RESET = f"""
 {get("group.count", "%job", JOB_GROUP_COUNT)}
   %counter.count = mul i64 %launch.count, %threads
   br label %counter
-counter:
-  %c = phi i64 [ 0, %entry ], [ %c.next, %counter.one ]
-  %c.more = icmp slt i64 %c, %counter.count
-  br i1 %c.more, label %counter.one, label %group
-counter.one:
-  %c.word = mul i64 %c, {COUNTER_WORDS}
-{at("c.counter", "%counters", "%c.word")}
-  store i64 0, ptr %c.counter
-  %c.next = add i64 %c, 1
-  br label %counter
-group:
-  %g = phi i64 [ 0, %counter ], [ %g.next, %group.one ]
-  %g.more = icmp slt i64 %g, %group.count
-  br i1 %g.more, label %group.one, label %done
-group.one:
-  %g.word = mul i64 %g, {GROUP_WORDS}
-  %g.record = getelementptr i64, ptr %groups, i64 %g.word
-{at("g.counter", "%g.record", GROUP_DONE)}
-  store i64 0, ptr %g.counter
-  %g.next = add i64 %g, 1
-  br label %group
+{_ZERO_COUNTERS}
+{_ZERO_GROUPS}
 done:
   ret void
 """

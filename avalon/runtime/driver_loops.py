@@ -30,7 +30,7 @@ from avalon.runtime.driver_tables import (
     STATE_SLOTS,
     STATE_VISIT,
 )
-from avalon.runtime.driver_text import at, get
+from avalon.runtime.driver_text import at, get, repeat
 
 # Where a thread goes on after the mark of a loop: into its next round, or past it.
 TURN = f"""
@@ -82,34 +82,17 @@ leave:
   ret i64 %following
 """
 
-# The slots of a launch as they are in this round: its own, or a copy that has moved on.
-PLACE = f"""
-{get("slots", "%record", LAUNCH_SLOTS, "ptr")}
-{get("count", "%record", LAUNCH_ADVANCE_COUNT)}
-  %none = icmp eq i64 %count, 0
-  br i1 %none, label %fixed, label %moving
-fixed:
-  ret ptr %slots
-moving:
-{get("slot.count", "%record", LAUNCH_SLOT_COUNT)}
-{get("advances", "%record", LAUNCH_ADVANCES, "ptr")}
-{at("own", "%state", STATE_SLOTS)}
-  br label %copy
-copy:
-  %c = phi i64 [ 0, %moving ], [ %c.next, %copy.one ]
-  %c.more = icmp slt i64 %c, %slot.count
-  br i1 %c.more, label %copy.one, label %move
-copy.one:
+_COPY_SLOTS = repeat(
+    "copy", "c", "%slot.count", before="moving", after="move",
+    body=f"""\
 {get("c.word", "%slots", "%c")}
 {at("c.target", "%own", "%c")}
-  store i64 %c.word, ptr %c.target
-  %c.next = add i64 %c, 1
-  br label %copy
-move:
-  %a = phi i64 [ 0, %copy ], [ %a.next, %move.one ]
-  %a.more = icmp slt i64 %a, %count
-  br i1 %a.more, label %move.one, label %done
-move.one:
+  store i64 %c.word, ptr %c.target""",
+)  # fmt: skip
+
+_MOVE_SLOTS = repeat(
+    "move", "a", "%count", before="copy", after="done",
+    body=f"""\
   %a.first = mul i64 %a, {ADVANCE_WORDS}
   %a.record = getelementptr i64, ptr %advances, i64 %a.first
 {get("a.slot", "%a.record", ADVANCE_SLOT)}
@@ -134,9 +117,24 @@ move.one:
   %a.offset = mul i64 %a.factor, %a.stride
 {get("a.word", "%own", "%a.slot")}
   %a.moved = add i64 %a.word, %a.offset
-  store i64 %a.moved, ptr %a.word.at
-  %a.next = add i64 %a, 1
-  br label %move
+  store i64 %a.moved, ptr %a.word.at""",
+)  # fmt: skip
+
+# The slots of a launch as they are in this round: its own, or a copy that has moved on.
+PLACE = f"""
+{get("slots", "%record", LAUNCH_SLOTS, "ptr")}
+{get("count", "%record", LAUNCH_ADVANCE_COUNT)}
+  %none = icmp eq i64 %count, 0
+  br i1 %none, label %fixed, label %moving
+fixed:
+  ret ptr %slots
+moving:
+{get("slot.count", "%record", LAUNCH_SLOT_COUNT)}
+{get("advances", "%record", LAUNCH_ADVANCES, "ptr")}
+{at("own", "%state", STATE_SLOTS)}
+  br label %copy
+{_COPY_SLOTS}
+{_MOVE_SLOTS}
 done:
   ret ptr %own
 """
