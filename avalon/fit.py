@@ -54,9 +54,9 @@ def fit(
     is one tensor, it is its own target, as for an autoencoder.
 
     Args:
-        model: a `nn.Module` or any object that is callable and has tensors in its fields. data: a
-        tuple of arrays or tensors with a row for each example, the last one the targets; one
-            such array; a data set; or an iterable of batches, which is walked once an epoch.
+        model: a `nn.Module` or any object that is callable and has tensors in its fields.
+        data: a tuple of arrays or tensors with a row for each example, the last one the targets;
+            one such array; a data set; or an iterable of batches, which is walked once an epoch.
         loss: a function of the model's outputs and the targets, such as `nn.NLLLoss()`.
         optimizer: `Adam(lr=1e-3)`, or one made with the model's parameters.
         epochs: passes over the data, those before a resumed checkpoint included.
@@ -65,8 +65,7 @@ def fit(
         metrics: names ("accuracy") or functions of outputs and targets; unless given, the accuracy
             where the targets are classes.
         schedule: a function from the epoch (2.5 is in the middle of the third) to the learning
-        rate;
-            or one of `optim.lr_scheduler`, stepped after each epoch.
+            rate; or one of `optim.lr_scheduler`, stepped after each epoch.
         clip: the norm that the gradients together may have.
         callbacks: called with the history after each epoch; one that returns True ends the run.
         checkpoint: a file from which the run can go on, written after each epoch, on ctrl-C, and
@@ -97,11 +96,7 @@ def fit(
         None if validation is None else as_batches(validation, batch_size, False, False, None)
     )
     measured = Measured(None if metrics is None else {name_of(m): metric_of(m) for m in metrics})
-    if not struct.trained(model):
-        raise ValueError(
-            f"[fit] {type(model).__name__} has nothing to train: no field holds a floating tensor "
-            f"that is not a buffer. Give it nn.Parameter fields, or requires_grad_() what is frozen"
-        )
+    _check_trained(model)
     cut = cutting(loader)
     step = CompiledStep(training_step(model, loss, optimizer, clip, measured, cut), strict=False)
     state = RunState(model, optimizer, loader, schedule)
@@ -120,3 +115,11 @@ def fit(
             show.close()
             run.put_rate_back()
     return state.history
+
+
+def _check_trained(model: Any) -> None:
+    if not struct.trained(model):
+        raise ValueError(
+            f"[fit] {type(model).__name__} has nothing to train: no field holds a floating tensor "
+            f"that is not a buffer. Give it nn.Parameter fields, or requires_grad_() what is frozen"
+        )

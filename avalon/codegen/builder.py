@@ -420,18 +420,18 @@ class Builder:
         name = f"%v{self._counter}"
         return Value(name, value.dtype, value.lanes, None, depth), f"{name} = phi {value.type}"
 
-    def _merge(
-        self, first: Sequence[Value], first_block: str, last: Sequence[Value], last_block: str
-    ) -> tuple[list[Value], list[str]]:
-        """Values that are `first` when control comes from one block and `last` from the other; they
-        belong to the region around the innermost one.
+    def _merge(self, *ways: tuple[Sequence[Value], str]) -> tuple[list[Value], list[str]]:
+        """The values that control brings along, where each way comes with its own from its block;
+        they belong to the region around the innermost one.
         """
-        values, lines = [], []
-        for a, b in zip(first, last, strict=True):
-            value, head = self._phi(a, self.depth - 1)
-            values.append(value)
-            lines.append(f"{head} [{a.name}, %{first_block}], [{b.name}, %{last_block}]")
-        return values, lines
+        merged, lines = [], []
+        for values in zip(*(values for values, _ in ways), strict=True):
+            value, head = self._phi(values[0], self.depth - 1)
+            merged.append(value)
+            sources = zip(values, (block for _, block in ways), strict=True)
+            coming = ", ".join(f"[{one.name}, %{block}]" for one, block in sources)
+            lines.append(f"{head} {coming}")
+        return merged, lines
 
     def _opaque(self, value: Value) -> Value:
         """The same number, of which LLVM knows nothing. Its loop strength reduction would take half
@@ -464,11 +464,9 @@ class Builder:
         True
         """
         start, stop, carried = self.index(start), self.index(stop), tuple(carried)
-        known = isinstance(start.number, int) and isinstance(stop.number, int)
-        rounds = -(-(int(stop.number or 0) - int(start.number or 0)) // step) if known else None
+        rounds = _rounds(start, stop, step)
         if rounds == 1:
-            loop = Loop(start, carried)
-            yield loop
+            yield Loop(start, carried)
             return
         head, after, outside = self.label("loop"), self.label("after"), self._block
         guarded = not (nonempty or (rounds is not None and rounds > 0))
@@ -496,14 +494,8 @@ class Builder:
         top.append(f"{counter_phi} [{start.name}, %{outside}], [{following}, %{latch}]")
         for (_, phi), first, result in zip(phis, carried, results, strict=True):
             top.append(f"{phi} [{first.name}, %{outside}], [{result.name}, %{latch}]")
-        if guarded:
-            merged, lines = self._merge(carried, outside, results, latch)
-        else:
-            merged, lines = [], []
-            for result in results:
-                value, phi = self._phi(result, self.depth - 1)
-                merged.append(value)
-                lines.append(f"{phi} [{result.name}, %{latch}]")
+        around = [(carried, outside)] if guarded else []
+        merged, lines = self._merge(*around, (results, latch))
         loop.results = tuple(merged)
         self._close(after, lines)
 
@@ -562,7 +554,7 @@ class Builder:
         branch = Loop(self.constant(0, dtypes.int64), tuple(carried))
         yield branch
         self.write(f"br label %{after}")
-        merged, lines = self._merge(carried, outside, branch.results, self._block)
+        merged, lines = self._merge((carried, outside), (branch.results, self._block))
         branch.results = tuple(merged)
         self._close(after, lines)
 
@@ -584,3 +576,10 @@ class Builder:
         text = f"{tables}{head} {{\nentry:\n{lines}\n}}\n{declared}\n"
         verify_text(text, self.target)
         return text
+
+
+def _rounds(start: Value, stop: Value, step: int) -> int | None:
+    """How often a loop runs, if it is known; at most 0 for not at all."""
+    if isinstance(start.number, int) and isinstance(stop.number, int):
+        return -(-(stop.number - start.number) // step)
+    return None

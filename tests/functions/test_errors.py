@@ -64,5 +64,7 @@ def test_labels_cut_from_data_are_checked_at_once():
 
 
 def test_losses_of_other_shapes_warn():
-    with pytest.warns(UserWarning, match="rarely meant"):
-        F.mse_loss(av.ones(3, 1), av.ones(3))
+    with pytest.warns(UserWarning, match="rarely meant") as warned:
+        loss = F.mse_loss(av.ones(3, 1), 2 * av.ones(3))
+    assert "(3, 1)" in str(warned[0].message)
+    assert loss.item() == 1.0

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from avalon import ops
 from avalon.dtype import bfloat16, bool_, float16, float32, int64
@@ -142,7 +143,6 @@ def test_sixteen_bit_floats_are_rounded_after_every_call():
 
 
 def test_bfloat16_rounds_to_even_and_keeps_specials():
-    torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2**32, 10_000, np.uint64).astype(np.uint32)
     bits = np.concatenate([bits, bits & 0xFFFF0000 | 0x8000])

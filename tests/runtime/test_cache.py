@@ -123,6 +123,7 @@ def test_a_folder_that_cannot_be_made_costs_one_warning(tmp_path):
     (tmp_path / "file").write_text("in the way")
     settings.cache = tmp_path / "file" / "cache"
     refused("it cannot be made")
+    assert (tmp_path / "file").read_text() == "in the way"
 
 
 def test_a_full_disk_costs_one_warning(monkeypatch):
@@ -140,6 +141,7 @@ def test_a_folder_that_others_can_write_is_not_trusted(folder):
     folder.mkdir(parents=True)
     folder.chmod(0o777)
     refused("other users can write to it")
+    assert list(folder.iterdir()) == []
 
 
 def test_no_bytes_allowed_means_no_cache():
