@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from avalon import dtype as dtypes, ops
 from avalon.graph.graph import Graph
@@ -19,6 +19,7 @@ from avalon.schedule.index import Affine
 from avalon.schedule.loops import Expression, Load, Store
 from avalon.schedule.pull import Puller, storage
 from avalon.schedule.steps import LoopStep, Part, Step, Temporary, Value
+from avalon.shape import size_of
 
 if TYPE_CHECKING:
     from avalon.schedule.calls import CallScheduler
@@ -136,7 +137,7 @@ def make_part(scheduler: CallScheduler, graph: Graph) -> Part:
             value = schedule.aliases[value]
         if isinstance(value, Input) or value in outputs or value in schedule.narrow:
             copy = Temporary(value.shape, node.dtype)
-            if 0 not in value.shape and not _store_again(schedule.steps, value, copy):
+            if 0 not in value.shape and not _store_too(schedule.steps, value, copy):
                 extra: list[Step] = []
                 assert isinstance(value, Node)
                 _copy(inner, value, copy, extra)
@@ -148,29 +149,62 @@ def make_part(scheduler: CallScheduler, graph: Graph) -> Part:
     return Part(graph, schedule.steps, outputs)
 
 
-def _store_again(steps: Sequence[object], value: Value, copy: Temporary) -> bool:
-    """Let the nest that stores a value store it a second time; False if there is no such nest."""
+def _store_too(steps: Sequence[object], value: Value, copy: Temporary) -> bool:
+    """Let a nest that is there store a value once more: the one that computes it or, for an input,
+    one that walks through as many elements. False if there is none.
+    """
+    find = _copies_of_input if isinstance(value, Input) else _copies_of_result
+    if value.dtype.is_complex or (isinstance(value, Input) and value.scalar):
+        return False
     for step in steps:
         if not isinstance(step, Step) or step.numbers is not None or step.check is not None:
             continue
-        places = [p for p in step.written if step.keys[p] is value]
-        if not places or value.dtype.is_complex:
+        keys = [*step.keys, copy]
+        copies = find(step, value, keys)
+        if not copies:
             continue
-        argument = len(step.keys)
-        stages = []
-        for stage in step.nest.stages:
-            again = tuple(
-                Store(argument, store.index, store.value, store.guards)
-                for store in stage.stores
-                if store.argument in places
-            )
-            stages.append(replace(stage, stores=(*stage.stores, *again)))
-        kinds = [*step.nest.arguments, ("buffer", value.dtype)]
-        step.nest = replace(step.nest, stages=tuple(stages), arguments=kinds)
-        step.keys = [*step.keys, copy]
-        step.written = step.written | {argument}
+        stages = tuple(
+            replace(stage, stores=(*stage.stores, *copies.get(place, ())))
+            for place, stage in enumerate(step.nest.stages)
+        )
+        written = step.written | {len(step.keys)}
+        kinds = [*step.nest.arguments, *(("buffer", key.dtype) for key in keys[len(step.keys) :])]
+        step.nest = replace(step.nest, stages=stages, arguments=kinds)
+        step.keys, step.written = keys, written
         return True
     return False
+
+
+def _copies_of_result(step: Step, value: Value, keys: list[Any]) -> dict[int, list[Store]]:
+    """For each stage, the stores that write what it stores of `value` once more, as the last of
+    `keys`.
+    """
+    found: dict[int, list[Store]] = {}
+    for place, stage in enumerate(step.nest.stages):
+        for store in stage.stores:
+            if store.argument in step.written and keys[store.argument] is value:
+                again = replace(store, argument=len(keys) - 1)
+                found.setdefault(place, []).append(again)
+    return found
+
+
+def _copies_of_input(step: Step, value: Value, keys: list[Any]) -> dict[int, list[Store]]:
+    """A store of an input as the last of `keys`, in the stage that stores a value of its size
+    element by element; the input follows if the nest does not read it.
+    """
+    target, size = len(keys) - 1, size_of(value.shape)
+    for place, stage in enumerate(step.nest.stages):
+        walked = size_of([axis.extent for axis in (*step.nest.units, *stage.axes)])
+        for store in stage.stores:
+            whole = store.argument >= 0 and size_of(keys[store.argument].shape) == size == walked
+            if not whole or store.guards or keys[store.argument].dtype.is_complex:
+                continue
+            if value not in keys:
+                keys.append(value)
+            dtype = storage(value.dtype)[0]
+            load = Load(keys.index(value), dtype, store.index, ())
+            return {place: [Store(target, store.index, load)]}
+    return {}
 
 
 def result_of_loop(scheduler: CallScheduler, call: Call) -> None:

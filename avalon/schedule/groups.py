@@ -17,7 +17,7 @@ from avalon.schedule.index import Affine, address, combine, variable
 from avalon.schedule.loops import Expression
 from avalon.schedule.pull import Guards, Puller, lowering_of
 from avalon.shape import contiguous_strides, size_of
-from avalon.size import hint, is_open, same
+from avalon.size import hint, is_open
 from avalon.switches import declare
 
 SHARE_KERNELS = declare(
@@ -47,7 +47,7 @@ class Group:
     reads: set[Node]
     loops: bool = False  # holds a reduction that is a loop of its own
     special: bool = False
-    inputs: set[Node] = field(default_factory=set)  # what it reads that is as large as its result
+    inputs: set[Node] = field(default_factory=set)  # what it reads that is no smaller than it
     depth: int = 0  # calls in a row
     probes: list[Probe] = field(default_factory=list)
     rows: Rows | None = None  # the groups that this one runs one after the other, row by row
@@ -118,8 +118,10 @@ def group_calls(decision: Decision) -> list[Group]:
             probe = Probe(decision, node)
             reads: set[Node] = {leaf for leaf in probe.aligned if isinstance(leaf, Call)}
             loops = bool(probe.kept)
-            size = size_of(node.shape)
-            close = {leaf for leaf in probe.aligned if loops or same(size_of(leaf.shape), size)}
+            # What is worth reading once for several results: the gates of a recurrent cell are
+            # parts of one value.
+            size = hint(size_of(node.shape))
+            close = {x for x in probe.aligned if loops or hint(size_of(x.shape)) >= size}
             depth = decision.depth(node)
             near = [g for g in recent.get(node.shape, []) if g.depth + depth <= _DEEPEST]
             joined = _find_group(near, reads, probe, loops, close, home)
