@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from math import prod
 
 from avalon.codegen import loops
-from avalon.codegen.assemble_loops import add_loop
+from avalon.codegen.assemble_loops import add_loop, stays
 from avalon.codegen.libraries import library_kernels
 from avalon.codegen.target import Target
 from avalon.graph.graph import Graph
@@ -66,6 +66,7 @@ class Assembler:
         self.target = target
         self.numbers: dict[Value, int] = {}
         self.depth = 0  # of the loops around what is being added
+        self.left = -1  # where the loop begins that launches may leave, if there is one
         self.positions = {node: position for position, node in enumerate(graph.inputs)}
         for position, node in enumerate(graph.inputs):
             if node.scalar:
@@ -179,6 +180,10 @@ class Assembler:
         """A new buffer that no node has."""
         self.plan.buffers.append(BufferSpec(nbytes, "uint8", (nbytes,), "temporary"))
         return len(self.plan.buffers) - 1
+
+    def stays(self, number: int) -> bool:
+        """Whether a buffer is the same in all rounds of the loop that is being added."""
+        return stays(self, number)
 
     def finish(self) -> Plan:
         """Offer the donations and hand over the plan."""

@@ -26,6 +26,7 @@ class Assembler(Protocol):
 
     plan: Plan
     depth: int
+    left: int
     numbers: dict[Value, int]
 
     def number(self, value: Value) -> int: ...
@@ -58,7 +59,8 @@ def _scan(to: Assembler, step: LoopStep) -> None:
     for value, index in zip(part.outputs[carries:], stacks, strict=True):
         stack = to.number(step.results[index])
         to.numbers[value] = _window(to, stack, value.shape, value.dtype, way)
-    with _rounds(to, rounds):
+    is_innermost = not any(isinstance(inner, LoopStep) for inner in part.steps)
+    with _rounds(to, rounds, left=is_innermost):
         to.add_steps(part.steps)
     _leave_carries(to, step)
 
@@ -129,16 +131,22 @@ def _window(
 
 
 @contextmanager
-def _rounds(to: Assembler, rounds: int, limit: int = -1) -> Iterator[None]:
-    """A loop around the launches that are added meanwhile."""
+def _rounds(
+    to: Assembler, rounds: int, limit: int = -1, left: bool = False
+) -> Iterator[None]:
+    """A loop around the launches that are added meanwhile; whether those that give the same in
+    each round leave it.
+    """
     plan, begin, known = to.plan, len(to.plan.launches), len(to.plan.loops)
     to.depth += 1
+    to.left = begin if left else -1
     yield
+    to.left = -1
     to.depth -= 1
     inner = plan.loops[known:]
     del plan.loops[known:]
     loop = LoopSpec(begin, len(plan.launches), to.depth, rounds, limit)
-    if limit < 0 and not inner:
+    if left:
         begin = _move_out(plan, begin, loop.depth)
         loop = LoopSpec(begin, len(plan.launches), to.depth, rounds, limit)
     plan.loops.append(loop)
@@ -172,6 +180,20 @@ def _move_out(plan: Plan, begin: int, depth: int) -> int:
             left.append(launch)
     plan.launches[begin:] = [*ahead, *left]
     return begin + len(ahead)
+
+
+def stays(to: Assembler, buffer: int) -> bool:
+    """Whether a buffer that is read now is the same in all rounds of the loop that is being added,
+    so that a launch which reads nothing else will leave the loop.
+    """
+    if to.left < 0 or _moves(to.plan, buffer, to.depth - 1):
+        return False
+    base = to.plan.base(buffer)
+    return not any(
+        argument.written and argument.kind == "buffer" and to.plan.base(argument.value) == base
+        for launch in to.plan.launches[to.left :]
+        for argument in launch.arguments
+    )
 
 
 def _moves(plan: Plan, buffer: int, depth: int) -> bool:

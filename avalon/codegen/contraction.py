@@ -21,6 +21,7 @@ from functools import cache, lru_cache
 from math import ceil, prod
 
 from avalon.codegen import contraction_cost, contraction_generic as generic
+from avalon.codegen.contraction_ahead import packed_ahead
 from avalon.codegen.contraction_hot import Epilogue, HotKernel, Slots, fused_spans_kernel, units
 from avalon.codegen.contraction_problem import (
     Problem,
@@ -200,10 +201,28 @@ def can_fuse(input_dilation: Sequence[int]) -> bool:
 
 def hot_contract(
     target: Target, dtype: DType, shape: Shape4, a: View, b: View, y: View, temporary: int,
-    fused: Fused | None = None,
+    fused: Fused | None = None, stays: bool = False,
 ) -> Lowering:  # fmt: skip
-    """As `cold_contract`, with kernels built for this shape. With `fused`, y is not written."""
+    """As `cold_contract`, with kernels built for this shape. With `fused`, y is not written.
+    `stays`: b is the same in many rounds of a loop, which a launch that reads b alone moves out of.
+    """
     problem = contract_problem(shape, a, b, y)
+    ahead = packed_ahead(target, dtype, problem) if stays else None
+    if ahead is not None:
+        if fused:
+            symbol = f"{fused.symbol}_{ahead.kernel.symbol}"
+            fused = replace(fused, write=ahead.writing(fused.write), symbol=symbol)
+        packed = Argument("buffer", temporary, written=True)
+        first = Launch(
+            ahead.kernel.symbol, (Argument("buffer", b.slot), packed), ahead.work,
+            bytes=2 * ahead.nbytes,
+        )  # fmt: skip
+        buffers = (a.slot, temporary, y.slot)
+        rest = _hot(target, dtype, [ahead.problem], 0, buffers, temporary + 1, fused)
+        return Lowering(
+            (ahead.kernel, *rest.kernels), (first, *rest.launches),
+            (ahead.nbytes, *rest.temporaries),
+        )  # fmt: skip
     return _hot(target, dtype, [problem], 0, (a.slot, b.slot, y.slot), temporary, fused)
 
 

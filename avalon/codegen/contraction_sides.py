@@ -22,7 +22,7 @@ from avalon.codegen.contraction_tile import (
     summed_in,
     turned,
 )
-from avalon.codegen.emit import Emit, Index, Value
+from avalon.codegen.emit import Emit, Index, Pointer, Value
 from avalon.dtype import DType
 
 
@@ -241,12 +241,13 @@ class DirectSide(AxisSide):
 class PackedSide(AxisSide):
     """Packs tiles of parts: those of one step side by side, rounded up to whole vectors.
 
-    `resident` keeps all blocks of a unit's parts, so that units with the same parts pack once.
+    `resident` keeps all blocks of a unit's parts, so that units with the same parts pack once. The
+    panels lie at `packed`, if that is given, else in private memory.
     """
 
     def __init__(
         self, emit: Emit, scratch: Scratch, operand: Operand, problem: Problem, lanes: int,
-        width: int, unit: int, resident: bool,
+        width: int, unit: int, resident: bool, packed: Pointer | None = None,
     ) -> None:  # fmt: skip
         super().__init__(emit, scratch, operand, problem, lanes, width, unit)
         self.stored = -(-width // lanes) * lanes
@@ -260,7 +261,8 @@ class PackedSide(AxisSide):
         tiles = -(-unit // width)
         self.panel = self.longest * self.stored
         self.block_size = tiles * self.panel
-        self.panels = scratch.reserve(blocks * self.block_size, summed_in(operand.dtype))
+        size = blocks * self.block_size
+        self.panels = packed or scratch.reserve(size, summed_in(operand.dtype))
         self.target = emit.constant(0, dtypes.int64)
 
     def begin_block(self, block: Block, kept: Value | None = None) -> None:

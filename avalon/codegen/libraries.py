@@ -32,6 +32,7 @@ class Buffers(Protocol):
 
     def number(self, value: Value) -> int: ...
     def temporary(self, nbytes: int) -> int: ...
+    def stays(self, number: int) -> bool: ...
     def arguments(self, step: Step, absent: int = -1) -> list[Argument]: ...
 
 
@@ -68,7 +69,7 @@ def _contraction(
             lowering = contraction.cold_contract(target, call.dtype, shape, a, b, y, following)
         else:
             lowering = contraction.hot_contract(
-                target, call.dtype, shape, a, b, y, following, fused
+                target, call.dtype, shape, a, b, y, following, fused, buffers.stays(b.slot)
             )
     else:
         parameters = {k: v for k, v in call.parameters.items() if k != "high"}
