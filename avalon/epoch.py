@@ -1,12 +1,14 @@
 """A count of what Python does to objects that a replayed step has looked at.
 
 Goes out: `epoch`, whose `count` grows whenever something that exists is rebound: a cell's value or
-memory, a tensor's cell, gradient, history or `requires_grad`, a field of a `Module`. Guaranteed:
-while the count stays, a replay that looked at these once need not look again. New objects do not
-count: nothing has looked at them yet.
+memory, a tensor's cell, gradient, history or `requires_grad`, a field of a `Module`, an entry of a
+`CountedDict`. Guaranteed: while the count stays, a replay that looked at these once need not look
+again. New objects do not count: nothing has looked at them yet.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class Epoch:
@@ -19,3 +21,52 @@ class Epoch:
 
 
 epoch = Epoch()
+
+
+class CountedDict(dict[Any, Any]):
+    """A dict whose changes count, in `epoch` and in an epoch of its own, so that nobody has to look
+    into it again: settings and state of optimizers.
+
+    >>> settings = CountedDict(lr=0.1)
+    >>> settings["lr"] = 0.2
+    >>> settings, settings.epoch
+    ({'lr': 0.2}, 1)
+    """
+
+    epoch = 0
+
+    def _count(self) -> None:
+        self.epoch += 1
+        epoch.count += 1
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._count()
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        self._count()
+        super().__delitem__(key)
+
+    def __ior__(self, other: Any) -> CountedDict:  # type: ignore[misc]
+        self.update(other)
+        return self
+
+    def clear(self) -> None:
+        self._count()
+        super().clear()
+
+    def pop(self, *arguments: Any) -> Any:
+        self._count()
+        return super().pop(*arguments)
+
+    def popitem(self) -> tuple[Any, Any]:
+        self._count()
+        return super().popitem()
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        self._count()
+        return super().setdefault(key, default)
+
+    def update(self, *arguments: Any, **named: Any) -> None:
+        self._count()
+        super().update(*arguments, **named)

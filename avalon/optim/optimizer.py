@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from avalon.dtype import DType
+from avalon.epoch import CountedDict
 from avalon.errors import CheckpointError
 from avalon.optim.traced import plan_for
 from avalon.shape import Shape
@@ -58,9 +59,9 @@ class Optimizer:
                 f"[{name}] params must be an iterable of tensors or dicts, got a tensor; write "
                 "[tensor]"
             )
-        self.defaults = defaults
+        self.defaults: Group = CountedDict(defaults)
         self.param_groups: list[Group] = []
-        self.state: dict[Any, State] = {}
+        self.state: dict[Any, State] = CountedDict()
         self._shared: dict[Any, Any] = {}
         if params is None:
             return
@@ -96,7 +97,8 @@ class Optimizer:
                 raise ValueError(
                     f"[{name}] some parameters appear in more than one parameter group"
                 )
-        self.param_groups.append({**self.defaults, **param_group, "params": parameters})
+        group = CountedDict({**self.defaults, **param_group, "params": parameters})
+        self.param_groups.append(group)
 
     def settings(self) -> list[Group]:
         """The dicts that hold the settings: the groups, or the one of the functional way."""
@@ -170,7 +172,7 @@ class Optimizer:
             return
         for key, parameter, _ in updates:
             if key not in self.state:
-                self.state[key] = self._start(parameter, group)
+                self.state[key] = CountedDict(self._start(parameter, group))
         states = [self.state[key] for key, _, _ in updates]
         self._start_counts(states)
         parameters = [parameter for _, parameter, _ in updates]
@@ -312,10 +314,11 @@ class Optimizer:
         for given, group in zip(groups, own, strict=True):
             keys.update(zip(given.get("params", ()), group.get("params", ()), strict=True))
         counts: dict[Any, Tensor] = {}
-        state: dict[Any, State] = {}
+        state: dict[Any, State] = CountedDict()
         for key, values in state_dict["state"].items():
             target = keys.get(key, keys.get(_as_int(key), key))
-            state[target] = {name: _copied(name, value, counts) for name, value in values.items()}
+            copied = {name: _copied(name, value, counts) for name, value in values.items()}
+            state[target] = CountedDict(copied)
         for given, group in zip(groups, own, strict=True):
             group.update({key: value for key, value in given.items() if key != "params"})
         self.state = state

@@ -238,9 +238,10 @@ class Quick:
         """Whether nobody else holds what a call rewrites: gradients, values, their memory."""
         if not self._cells and not self._owners:
             return True
-        gradients = [owner._grad for owner in self._owners]
-        cells = [_gradient_cell(owner) for owner in self._owners]
-        values = self._rewritten_values()
+        gradients: list[Any] = [owner._grad for owner in self._owners]
+        cells = [gradient._cell for gradient in gradients]
+        values = [cell.value for cell in self._cells]
+        values += [cell.value for cell in cells]
         buffers = [value.buffer for value in values]
         held = chain(gradients, cells, values, buffers)
         count = 2 * len(gradients) + 2 * len(values)

@@ -13,7 +13,7 @@ from avalon.runtime.buffer import Buffer
 from avalon.runtime.program import Program
 
 _SMALL_ARENA = 1 << 16
-_TIMED_EVERY = 32  # calls of a program that is over before a worker would be awake
+_TIMED_EVERY = 32  # calls of a program that workers would not help
 
 
 class Bound:
@@ -58,12 +58,11 @@ class Bound:
         if self._arena is None:
             arena = Buffer.arena(self._arena_bytes)
             self.words[0] = arena.address
-            failed = self._program.launch(self._frame)
-        elif self._untimed:
+        if self._untimed:
             self._untimed -= 1
             failed = self._run_alone(self._address)
         else:
-            if self._program.is_short:
+            if self._program.is_short(self._frame):
                 self._untimed = _TIMED_EVERY
             failed = self._program.launch(self._frame)
         if failed:

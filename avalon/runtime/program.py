@@ -202,10 +202,14 @@ class Program:
         self._before = elapsed
         return failed
 
-    @property
-    def is_short(self) -> bool:
-        """Whether calls take so little time that no help is ever asked for."""
-        return self._nanoseconds < threads.WORTHWHILE_AWAKE_NANOSECONDS // 2
+    def is_short(self, frame: Frame) -> bool:
+        """Whether calls take so little time that no help is ever asked for, and no GIL released."""
+        cost = self._nanoseconds
+        saved = cost * frame.gain
+        return (
+            cost < threads.RELEASE_NANOSECONDS // 4
+            and saved < threads.WORTHWHILE_AWAKE_NANOSECONDS // 2
+        )
 
     def new_frame(self) -> Frame:
         """Tables for one more call at the same time, with the present settings."""

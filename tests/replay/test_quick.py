@@ -199,6 +199,86 @@ def test_keys_and_lengths_of_containers_are_guarded():
     assert step(table, items).item() == 11.0
 
 
+def test_items_that_move_from_one_list_into_the_next_are_seen():
+    one, two, three = (av.tensor([float(k)]) for k in (1, 2, 3))
+    left, right = [one], [two, three]
+
+    def step():
+        return sum(left[1:], left[0]) * 100 + sum(right[1:], right[0])
+
+    compiled = av.compile(step)
+    for _ in range(4):
+        assert compiled().item() == 105.0
+    assert is_quick(compiled)
+    left.append(right.pop(0))
+    assert not is_quick(compiled)
+    assert compiled().item() == 303.0
+
+
+def test_names_of_a_closure_are_looked_at():
+    factor, spare = av.tensor([2.0]), None
+
+    def step(x):
+        return x * factor if spare is None else x * spare
+
+    def forget():
+        nonlocal spare
+        del spare
+
+    compiled = av.compile(step)
+    for _ in range(4):
+        assert compiled(av.ones(1)).item() == 2.0
+    assert is_quick(compiled, av.ones(1))
+    spare = av.tensor([5.0])
+    assert compiled(av.ones(1)).item() == 5.0
+    forget()
+    assert not is_quick(compiled, av.ones(1))
+    with pytest.raises(NameError):
+        compiled(av.ones(1))
+
+
+def test_a_closure_whose_name_comes_later_takes_the_short_way():
+    def step(x):
+        return x * 2 if x.shape == (1,) else x * later
+
+    compiled = av.compile(step)
+    for _ in range(4):
+        assert compiled(av.ones(1)).item() == 2.0
+    assert is_quick(compiled, av.ones(1))
+    later = av.tensor([5.0])
+    assert not is_quick(compiled, av.ones(1))
+    assert compiled(av.ones(2)).tolist() == [5.0, 5.0]
+
+
+GLOBAL_FACTOR = 2.0
+
+
+def test_globals_are_looked_at(monkeypatch):
+    step = av.compile(lambda x: x * GLOBAL_FACTOR)
+    for _ in range(4):
+        assert step(av.ones(1)).item() == 2.0
+    assert is_quick(step, av.ones(1))
+    monkeypatch.setitem(globals(), "GLOBAL_FACTOR", 3.0)
+    assert step(av.ones(1)).item() == 3.0
+    monkeypatch.delitem(globals(), "GLOBAL_FACTOR")
+    with pytest.raises(NameError):
+        step(av.ones(1))
+
+
+def test_changes_of_settings_and_state_of_an_optimizer_are_seen():
+    model, optimizer, step, x = trained()
+    assert is_quick(step, x)
+    optimizer.param_groups[0]["lr"] = 0.0
+    assert not is_quick(step, x)
+    before = model.weight.tolist()
+    for _ in range(4):
+        step(x)
+    assert model.weight.tolist() == before
+    optimizer.param_groups[0].update(lr=0.5)
+    step(x)
+    assert model.weight.tolist() != before
+
+
 def test_equal_numbers_serve_and_others_do_not():
     step = av.compile(lambda x, factor: x * factor)
     x = av.ones(1)
