@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from avalon import dtype as dtypes
+from avalon.codegen.contraction_fetch import Fetching, is_worth_it
 from avalon.codegen.contraction_pack import Block, Scratch, block_at, quotient, split
 from avalon.codegen.contraction_problem import Problem, known
 from avalon.codegen.contraction_sides import DirectSide, Operand, PackedSide
@@ -37,6 +38,7 @@ from avalon.dtype import DType
 from avalon.runtime.plan import Kernel
 
 _LONG_ENOUGH = 24  # products, from which on the tile takes longer than storing its scattered rows
+_FAR = 256 << 10  # bytes of an operand from which on it is asked for before it is packed
 _SPREAD = 4  # longest step between neighbours of y that are stored without a scatter
 
 # (emit, value, index of the first lane's element, lane axis, mask of the lanes that exist or None)
@@ -123,6 +125,8 @@ class HotKernel:
         self.rows: AnySide = w_side if schedule.x_in_lanes else x_side
         self.stride = -(-self.lanes.count // self.width) * self.width
         # A square of lanes may be read from the last rows on.
+        self.fetched = self._fetched(dtype)
+        self.following: dict[AnySide, Value] = {}
         self.tile = scratch.reserve((self.rows.count + self.width) * self.stride, self.held)
         # The lanes run along y's last axis, or are turned to do so.
         self.turns = schedule.x_in_lanes is (schedule.box is None)
@@ -135,6 +139,20 @@ class HotKernel:
             and known(problem.per_span) == 1 and known(problem.y_strides[2]) == 1
             and problem.summed >= _LONG_ENOUGH
         )  # fmt: skip
+
+    def _fetched(self, dtype: DType) -> dict[AnySide, Fetching]:
+        """What is asked for before it is packed, of operands that no near cache holds."""
+        tiles = self.rows.tile_count * self.lanes.tile_count
+        found: dict[AnySide, Fetching] = {}
+        for side, size in zip((self.x_side, self.w_side), self.problem.sizes_read, strict=True):
+            packs = isinstance(side, WindowSide) or (
+                isinstance(side, PackedSide) and not side.resident
+            )
+            if packs and size * dtype.itemsize >= _FAR and is_worth_it(side.read, dtype):
+                found[side] = Fetching(
+                    self.emit, self.scratch, side.source, dtype, side.read, tiles
+                )
+        return found
 
     def _axis_side(self, is_x: bool, dtype: DType) -> PackedSide | DirectSide:
         emit, problem, schedule = self.emit, self.problem, self.schedule
@@ -175,11 +193,11 @@ class HotKernel:
             # Neighbouring units share what may stay packed.
             outer = (groups, w_groups) if not schedule.x_in_lanes else (groups, *x_groups)
             inner = x_groups if not schedule.x_in_lanes else [w_groups]
-            span, group, *where = split(emit, unit.index, *outer, *inner)
-            w_at = where.pop() if schedule.x_in_lanes else where.pop(0)
-            w_start = emit.multiply(w_at, schedule.w_unit)
-            self.w_side.begin_unit(group, w_start)
-            x_starts = self._begin_x(group, where)
+            if self.fetched:
+                self._begin_unit(emit.add(unit.index, 1), *outer, *inner)
+                start = block_at(emit, problem, emit.constant(0, dtypes.int64))
+                self.following = {side: side.at_block(start) for side in self.fetched}
+            span, group, w_start, x_starts = self._begin_unit(unit.index, *outer, *inner)
             first = emit.multiply(span, known(problem.per_span))
             total = emit.constant(problem.blocks.total, dtypes.int64)
             last = emit.minimum(emit.add(first, known(problem.per_span)), total)
@@ -200,6 +218,17 @@ class HotKernel:
             if not self.stores_at_once:
                 self._finish(span, group, w_start, x_starts)
         return Kernel(emit.symbol, emit.finish(), self.scratch.size)
+
+    def _begin_unit(
+        self, number: Value, *extents: int
+    ) -> tuple[Value, Value, Value, list[Value]]:
+        """Turn to a unit; returns its span and group, and where its parts of w and of x start."""
+        emit, schedule = self.emit, self.schedule
+        span, group, *where = split(emit, number, *extents)
+        w_at = where.pop() if schedule.x_in_lanes else where.pop(0)
+        w_start = emit.multiply(w_at, schedule.w_unit)
+        self.w_side.begin_unit(group, w_start)
+        return span, group, w_start, self._begin_x(group, where)
 
     def _begin_x(self, group: Value, where: list[Value]) -> list[Value]:
         """Turn to the unit's parts of x; returns where they start."""
@@ -230,11 +259,23 @@ class HotKernel:
             else:
                 self.lanes.begin_block(block)
             self.rows.begin_block(block)
+            self._look_at_following(number.index, last)
             is_first: Value | bool = True
             if known(self.problem.per_span) > 1:
                 is_first = emit.equal(number.index, first)
             with self.lanes.tiles() as (panel, column):
                 self._sum_panel(block, panel, column, is_first)
+
+    def _look_at_following(self, number: Value, last: Value) -> None:
+        """Turn what is asked for early to the next block, or to the first one of the next unit."""
+        if not self.fetched:
+            return
+        emit = self.emit
+        after = emit.add(number, 1)
+        block = block_at(emit, self.problem, after)
+        goes_on = emit.less(after, last)
+        for side, fetching in self.fetched.items():
+            fetching.begin(emit.where(goes_on, side.at_block(block), self.following[side]))
 
     def _sum_panel(
         self, block: Block, panel: Value, column: Value, is_first: Value | bool
@@ -266,6 +307,8 @@ class HotKernel:
                 new = self.lanes.new if isinstance(self.lanes, DirectSide) else None
                 parts = [row * self.stride for row in rows]
                 add_into(emit, self.tile, at, parts, found, is_first, new)
+            for fetching in self.fetched.values():
+                fetching.go_on()
 
     def _store_tile(self, kept: Value, column: Value, found: list[list[Value]]) -> None:
         """Store the sums of a tile where they belong."""

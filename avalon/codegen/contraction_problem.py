@@ -202,6 +202,12 @@ class Problem:
         return 2 * prod(self.shape) * self.summed
 
     @property
+    def sizes_read(self) -> tuple[int, int]:
+        """Elements of one group's x and w."""
+        x = known(self.images) * known(self.depth) * prod(map(known, self.sizes))
+        return x, known(self.channels) * self.summed
+
+    @property
     def pads(self) -> bool:
         """Whether a tap of some output falls outside x."""
         axes = zip(self.sizes, self.taps, self.outputs, self.stride, self.dilation, self.low,

@@ -116,7 +116,15 @@ class AxisSide:
         self.steps = Steps(emit, scratch, self.lengths, operand.strides[1:])
         self.place = self.first = emit.constant(0, dtypes.int64)
         self.valid = emit.constant(min(unit, operand.parts), dtypes.int64)
-        self.count = -(-unit // width) * width
+        self.tile_count = -(-unit // width)
+        self.count = self.tile_count * width
+
+    @property
+    def read(self) -> list[tuple[int, int]]:
+        """The axes of the operand that a block of a unit walks: extents and strides."""
+        part, *summed = self.operand.strides
+        unit = min(self.unit, self.operand.parts)
+        return [(unit, part), *zip(self.lengths, summed, strict=True)]
 
     def begin(self) -> None:
         """Prepare what serves the whole call."""

@@ -35,7 +35,10 @@ class WindowSide:
     Attributes:
         grid: how far apart positions are kept in the memory of sums, along images and axes.
         count: size of that grid.
+        tile_count: tiles of a unit.
     """
+
+    tile_count: int
 
     def __init__(
         self, emit: Emit, scratch: Scratch, problem: Problem, slot: int, dtype: DType, lanes: int,
@@ -102,6 +105,30 @@ class WindowSide:
             moved = emit.multiply(block.start[1 + axis], self.dilation[axis])
             starts.append(emit.add(emit.subtract(start, low), moved))
         return starts
+
+    @property
+    def read(self) -> list[tuple[int, int]]:
+        """The axes of x that a block walks: extents and strides."""
+        _, n_stride, c_stride, *p_strides = map(known, self.problem.x_strides)
+        extents = [
+            min(extent, known(size))
+            for extent, size in zip(self.extents, self.problem.sizes, strict=True)
+        ]
+        return [
+            (self.unit[0], n_stride), (self.lengths[0], c_stride),
+            *zip(extents, p_strides, strict=True),
+        ]  # fmt: skip
+
+    def at_block(self, block: Block) -> Value:
+        """Where the first element is that a block sees; what lies outside x is taken for inside."""
+        emit = self.emit
+        _, n_stride, c_stride, *p_strides = map(known, self.problem.x_strides)
+        place = emit.add(self.place, emit.multiply(self.origin[0], n_stride))
+        place = emit.add(place, emit.multiply(block.start[0], c_stride))
+        for start, stride in zip(self.starts(block), p_strides, strict=True):
+            start = emit.maximum(start, emit.constant(0, dtypes.int64))
+            place = emit.add(place, emit.multiply(start, stride))
+        return place
 
     def begin_block(self, block: Block) -> None:
         """Copy what the block's channels and taps see of x."""
@@ -172,6 +199,7 @@ class WindowRows(WindowSide):
     ) -> None:  # fmt: skip
         super().__init__(emit, scratch, problem, slot, dtype, lanes, unit, 1, 0)
         self.tile = tile
+        self.tile_count = prod(ceil(n / size) for n, size in zip(unit, tile, strict=True))
         boxes = list(product(*map(range, tile)))
         self.parts = [_dot(at, self.moves) for at in boxes]
         self.rows = [_dot(at, self.grid) for at in boxes]
@@ -213,6 +241,7 @@ class WindowLanes(WindowSide):
         along = (self.strides[3], 1) if is_flat else (1,)
         self.grid = [s * self.line for s in contiguous_strides(self.lines)] + list(along)
         self.count = prod(self.lines) * self.line
+        self.tile_count = self.count // panel
 
     @contextmanager
     def tiles(self) -> Iterator[tuple[Value, Value]]:
