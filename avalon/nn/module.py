@@ -407,7 +407,8 @@ class Module:
     def train(self, mode: bool = True) -> Self:
         """Put this module and all below it into training mode, or evaluation mode if not mode."""
         for module in self.modules():
-            module.training = mode
+            if module.training is not mode:  # an assignment makes compiled steps look again
+                module.training = mode
         return self
 
     def eval(self) -> Self:

@@ -29,7 +29,7 @@ from avalon.replay.recording import (
     templates,
 )
 from avalon.replay.watch import Watch, same_argument
-from avalon.runtime.bound import Bound, written_after_checks
+from avalon.runtime.bound import Bound
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.program import Program
 from avalon.shape import Shape
@@ -108,7 +108,8 @@ class Quick:
         self._watch = Watch(replay.snapshot, given, world)
         if not self._watch.possible or replay.fields or not isinstance(program, Program):
             raise _Unfit
-        if program.copies or any(tensor._cell.memory is not None for tensor in replay.tensors):
+        constants = any(kind == "constant" for _, (kind, _) in program.copies)
+        if constants or any(tensor._cell.memory is not None for tensor in replay.tensors):
             raise _Unfit
         if any(index >= len(replay.snapshot.tensors) for index, _ in replay.rebound):
             raise _Unfit  # it writes gradients in place, which are not held between calls
@@ -275,7 +276,7 @@ class Quick:
         windows = {replay.tensors[o.place]._cell for o in origins if o.kind == "window"}
         outputs = [Buffer(0)] * len(program.output_bytes)  # the places of those that move
         free = set(range(len(outputs)))
-        donated, late = dict(program.donations), written_after_checks(program)
+        donated, late = dict(program.donations), program.written_late
         moving = []
         for place, (cell, outcome) in enumerate(self._rewritten(replay)):
             output = _claim(replay, outcome, free)

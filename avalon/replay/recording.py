@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 from avalon.epoch import epoch
 from avalon.random import Counter, Generator, default_generator
+from avalon.replay.retired import Old, put_back, retire, spare_memory
 from avalon.replay.snapshot import Change, Snapshot, missing
 from avalon.runtime.buffer import Buffer
 from avalon.tensor.cell import Cell
@@ -63,12 +65,25 @@ class Template(NamedTuple):
     cell: int
 
 
+class _Before(NamedTuple):
+    """What a tensor was before the call; `value` is None while only its memory is held."""
+
+    tensor: Tensor
+    cell: Cell
+    value: Value | None
+    version: int
+    gradient: Tensor | None
+    history: Any
+    requires: bool
+
+
 class Recording:
     """What one call of a step did.
 
     Attributes:
-        tensors: the reachable tensors, then the gradients that some of them had.
-        owners: whose gradients these are; kinds: what each tensor was; paths: their names.
+        tensors: the reachable tensors; until the call is over, the gradients that they had follow.
+        owners: whose gradients these were; kinds: what each tensor was; paths: their names.
+        aliases: for each of both, the first one that shared its cell.
         refusal: why this call cannot be replayed, or "".
         pending: what was recorded.
         origins: one for every input.
@@ -86,6 +101,7 @@ class Recording:
         self.tensors: list[Tensor] = []
         self.owners: list[int] = []
         self.kinds: list[tuple[Any, ...]] = []
+        self.aliases: list[int] = []
         self.paths: list[str] = []
         self.refusal = ""
         self.origins: list[Origin] = []
@@ -102,9 +118,9 @@ class Recording:
         self._start: dict[int, tuple[str, int]] = {}  # id of a buffer or number -> origin
         self._cells: dict[int, int] = {}  # id of a cell -> number of a tensor, or -1 - made
         self._kept: list[Cell] = []  # cells that the step made, so that their ids stay theirs
-        self._before: list[tuple[Cell, Value | None, int, Tensor | None]] = []
+        self._before: dict[int, _Before] = {}
         self._held: dict[int, tuple[Any, Any, Buffer]] = {}  # in place of a value in `_before`
-        self._marks: list[tuple[Any, bool]] = []  # histories, and who requires gradients
+        self._old: Old = {}  # gradients that the step replaced, by their owners' numbers
         self._offsets: dict[int, tuple[Generator, int, int]] = {}
 
     @staticmethod
@@ -113,40 +129,67 @@ class Recording:
     ) -> tuple[Any, Recording]:
         """Call the function and record what it does; its work has run when this returns."""
         result, recording = Recording._called(function, arguments, named)
+        spare: dict[int, Buffer] = {}
         if recording.refused_change is None:  # otherwise the call may be undone when it has run
+            spare = recording._retire_gradients()
             recording._release()
         try:
-            compute(recording.pending, "hot")
+            compute(recording.pending, "hot", spare)
         except BaseException:
             recording.undo()
             raise
         if recording.refused_change is None:
-            recording._before.clear()  # nobody asks for the old values any more
-            recording._held.clear()
-            _, feeds, holders, live, *_ = recording.pending
-            for kept in (feeds, holders, live):
-                kept.clear()
+            recording._forget()
         return result, recording
+
+    def _forget(self) -> None:
+        """Hold no value any more: nobody asks for the old ones, and the new ones are others'."""
+        _, feeds, holders, live, *_ = self.pending
+        for kept in (self._before, self._held, self._old, self._kept, feeds, holders, live):
+            kept.clear()
+
+    def _retire_gradients(self) -> dict[int, Buffer]:
+        """Let go of the gradients that the step replaced; the memory of those that nobody else
+        holds, by the output that takes their place.
+        """
+        replaced = dict(self.gradients)
+        gradients: list[tuple[int, Tensor]] = []
+        looks: list[tuple[int, int, tuple[Any, ...]]] = []
+        for number, owner in enumerate(self.owners, len(self.snapshot.tensors)):
+            before = self._before[number]
+            if owner in replaced and before.cell.value is before.value:
+                gradients.append((owner, before.tensor))
+                looks.append((number, owner, before[3:]))
+                self._before[owner] = self._before[owner]._replace(gradient=None)
+                del self._before[number], before
+        self._old = retire(gradients)
+        for number, owner, look in looks:
+            gradient = self._old[owner]
+            if isinstance(gradient, Tensor):  # somebody holds it
+                cell = gradient._cell
+                self._before[number] = _Before(gradient, cell, cell.value, *look)
+        return spare_memory(self._old, gradient_outputs(self.gradients, self.made))
 
     def _release(self) -> None:
         """Hold what the step rebinds by its buffer only, so that the program may overwrite it if
         nobody else holds the value; a program that fails has overwritten nothing.
         """
-        rebound = {self._before[index][0] for index, _ in self.rebound}
-        released: dict[int, Value] = {}
-        for index, (cell, value, version, gradient) in enumerate(self._before):
-            if cell in rebound and value is not None and value.buffer is not None:
-                released[index] = value
-                self._before[index] = cell, None, version, gradient
+        rebound = {self._before[index].cell for index, _ in self.rebound}
+        released = {
+            index: before.value
+            for index, before in self._before.items()
+            if before.cell in rebound and before.value is not None and before.value.buffer
+        }
+        self._held = {
+            index: (value.shape, value.dtype, value.force()) for index, value in released.items()
+        }
+        for index in released:
+            self._before[index] = self._before[index]._replace(value=None)
         watched = {
             place: weakref.ref(released[origin.place])
             for place, origin in enumerate(self.origins)
             if origin.kind == "cell" and origin.place in released
         }
-        for index, value in released.items():
-            assert value.buffer is not None
-            self._held[index] = value.shape, value.dtype, value.buffer
-        value = None
         released.clear()
         for place, alone in watched.items():
             buffer = self._held[self.origins[place].place][2]
@@ -185,6 +228,8 @@ class Recording:
     def _prepare(self) -> None:
         """Evaluate what the step may read, so that every input can be recognised."""
         self.tensors, self.owners = with_gradients(self.snapshot.tensors)
+        self.aliases = aliases(self.tensors)
+        _part_values(self.tensors)
         self.kinds = [kind_of(tensor) for tensor in self.tensors]
         self.paths = self.snapshot.paths + [
             f"{self.snapshot.paths[owner]}.grad" for owner in self.owners
@@ -199,8 +244,10 @@ class Recording:
                 holder = value if value.number is not None else value.buffer
                 self._start[id(holder)] = ("cell", index)
             self._cells.setdefault(id(cell), index)
-            self._before.append((cell, cell.value, cell.version, tensor._grad))
-            self._marks.append((tensor._history, tensor._requires))
+            self._before[index] = _Before(
+                tensor, cell, cell.value, cell.version, tensor._grad, tensor._history,
+                tensor._requires,
+            )  # fmt: skip
             if tensor._history is not None:
                 self.refusal = f"{self.paths[index]} has a gradient history from outside the step"
         self._note_generator(default_generator)
@@ -214,11 +261,8 @@ class Recording:
         """Put everything back to what it was before the call."""
         self.snapshot.restore()
         for index, (shape, dtype, buffer) in self._held.items():
-            cell, _, version, gradient = self._before[index]
-            self._before[index] = cell, Value(shape, dtype, buffer), version, gradient
-        for tensor, (cell, value, version, gradient), (history, requires) in zip(
-            self.tensors, self._before, self._marks, strict=True
-        ):
+            self._before[index] = self._before[index]._replace(value=Value(shape, dtype, buffer))
+        for tensor, cell, value, version, gradient, history, requires in self._before.values():
             tensor._cell = cell
             cell.value = value
             cell.version = version
@@ -226,6 +270,7 @@ class Recording:
             tensor._history = history
             tensor._requires = requires
             tensor._memo = None
+        put_back(self._old, self.tensors)
         for generator, seed, offset in self._offsets.values():
             generator.manual_seed(seed)
             generator.offset = offset
@@ -234,10 +279,11 @@ class Recording:
     def _finish(self, result: Any) -> None:
         """Read off what the call left behind; take its graph."""
         for index, tensor in enumerate(self.tensors):
-            cell, value, _, gradient = self._before[index]
+            before = self._before[index]
+            cell, gradient = before.cell, before.gradient
             if tensor._cell is not cell:
                 self.refusal = f"{self.paths[index]} was given other storage (`.data = `)"
-            elif cell.value is not value and self._cells[id(cell)] == index:
+            elif cell.value is not before.value and self._cells[id(cell)] == index:
                 self.rebound.append((index, self._outcome(cell.value)))
             if tensor._history is not None:
                 self.refusal = f"{self.paths[index]} got a gradient history"
@@ -250,6 +296,7 @@ class Recording:
         self.pending = recorder().take()
         self.shapes = self.pending.recorded.results()
         self._trace_origins()
+        self.tensors = list(self.snapshot.tensors)
         for generator, _, offset in self._offsets.values():
             if generator.offset != offset:
                 self.advance.append((generator, generator.offset - offset))
@@ -323,10 +370,8 @@ class Recording:
             elif (found := self._start.get(id(holder))) is not None:
                 self.origins.append(Origin(*found, None))
             elif isinstance(feed, Buffer):
-                if any(
-                    cell.value is not None and cell.value.buffer is feed
-                    for cell, *_ in self._before
-                ):
+                values = (before.cell.value for before in self._before.values())
+                if any(value is not None and value.buffer is feed for value in values):
                     self.refusal = "it writes through a view that it got as an argument"
                 self.origins.append(Origin("host", -1, feed))
             else:
@@ -407,6 +452,59 @@ def with_gradients(tensors: list[Tensor]) -> tuple[list[Tensor], list[int]]:
     """The tensors, followed by the gradients that some of them have; and whose each of those is."""
     owners = [index for index, tensor in enumerate(tensors) if tensor._grad is not None]
     return tensors + [tensors[owner]._grad for owner in owners], owners  # type: ignore[misc]
+
+
+def aliases(tensors: Sequence[Tensor]) -> list[int]:
+    """For each tensor, the first one that shares its cell."""
+    first: dict[int, int] = {}
+    return [first.setdefault(id(tensor._cell), index) for index, tensor in enumerate(tensors)]
+
+
+def gradient_outputs(
+    gradients: Sequence[tuple[int, Template | None]], made: Sequence[Outcome]
+) -> dict[int, int]:
+    """The output that becomes the gradient of a tensor, by the tensor's number."""
+    found: dict[int, int] = {}
+    for owner, template in gradients:
+        if template is not None and template.cell < 0:
+            outcome = made[-1 - template.cell]
+            if outcome.kind == "output":
+                found[owner] = outcome.place
+    return found
+
+
+def replaces_gradients(recording: Recording) -> bool:
+    """Whether a call replaces all gradients that were there, and neither reads nor shows one."""
+    count = len(recording.tensors)
+    shown: list[Template | Reachable] = list(templates(recording.result))
+    shown += [template for _, template in recording.gradients if template is not None]
+    shown += [template for _, template in recording.fields]
+    places = [part.cell if isinstance(part, Template) else part.place for part in shown]
+    places += [index for index, _ in recording.rebound]
+    places += [one.place for one in recording.origins if one.kind in ("cell", "window")]
+    outcomes = [outcome for _, outcome in recording.rebound] + recording.made
+    places += [outcome.place for outcome in outcomes if outcome.kind == "start"]
+    replaced = {owner for owner, _ in recording.gradients}
+    return replaced.issuperset(recording.owners) and all(place < count for place in places)
+
+
+def _part_values(tensors: Sequence[Tensor]) -> None:
+    """Give cells that share a value, as a clone does, values of their own: a program must read
+    both, for they may differ in a later call.
+    """
+    users: dict[Value, Cell] = {}
+    for tensor in tensors:
+        cell = tensor._cell
+        if is_window(tensor):
+            continue
+        value = evaluate(tensor)
+        if users.setdefault(value, cell) is cell:
+            continue
+        if value.number is not None:
+            cell.value = Value.from_number(value.number, value.dtype)
+        else:
+            cell.value = Value(value.shape, value.dtype, copy(value.force()))
+        epoch.count += cell.watched
 
 
 def is_window(tensor: Tensor) -> bool:

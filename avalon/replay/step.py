@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,16 @@ from avalon.replay.recording import (
     Origin,
     Outcome,
     Recording,
+    aliases,
     build,
     evaluate,
+    gradient_outputs,
     kind_of,
     rebuild,
+    replaces_gradients,
     with_gradients,
 )
+from avalon.replay.retired import Old, put_back, retire, spare_memory
 from avalon.replay.snapshot import Changed, missing
 from avalon.settings import settings
 from avalon.switches import off
@@ -220,15 +224,12 @@ def _same_world(last: Recording, world: Any, step: CompiledStep) -> bool:
     return last.kinds == [kind_of(tensor) for tensor in tensors]
 
 
-def aliases(tensors: Sequence[Tensor]) -> list[int]:
-    """For each tensor, the first one that shares its cell."""
-    first: dict[int, int] = {}
-    return [first.setdefault(id(tensor._cell), index) for index, tensor in enumerate(tensors)]
-
-
 def look(tensor: Tensor) -> tuple[Any, ...]:
     """What shows by identity alone that a tensor is still of the kind that it was."""
     return tensor, tensor._cell, tensor.shape, tensor._strides, tensor._requires
+
+
+_UNKNOWN = (None,) * 5  # the look of a gradient: none is held between calls
 
 
 def as_tensors(argument: Any) -> Any:
@@ -255,7 +256,7 @@ class Replay:
         self.owners = recording.owners
         self.tensors = recording.tensors
         self._kinds = recording.kinds
-        self._aliases = aliases(self.tensors)
+        self._aliases = recording.aliases
         self._looks = [look(tensor) for tensor in self.tensors]
         self._around = surroundings()
         self.quick: Quick | None = None
@@ -283,6 +284,8 @@ class Replay:
             and origin.place not in kept
         ]
         self.gradients = recording.gradients
+        self._gradient_outputs = gradient_outputs(self.gradients, self.made)
+        self._replaces_gradients = replaces_gradients(recording)
         self.fields = recording.fields
         self.result = recording.result
         self.advance = recording.advance
@@ -301,7 +304,7 @@ class Replay:
             return False
         familiar = True
         for index, found in enumerate(tensors):
-            looks = self._looks[index]
+            looks = self._looks[index] if index < len(self._looks) else _UNKNOWN
             if (
                 found is looks[0]
                 and found._cell is looks[1]
@@ -314,7 +317,8 @@ class Replay:
                 continue
             if kind_of(found) != self._kinds[index]:
                 return False
-            self._looks[index] = look(found)
+            if index < len(self._looks):  # gradients are not held between calls
+                self._looks[index] = look(found)
             familiar = False
         if not familiar and aliases(tensors) != self._aliases:
             return False
@@ -332,9 +336,7 @@ class Replay:
 
     def forget_gradients(self) -> None:
         """Hold no gradient any more, so that whoever else does can be noticed."""
-        count = len(self.snapshot.tensors)
-        self.tensors = self.tensors[:count]
-        self._looks[count:] = [(None,) * 5] * (len(self._looks) - count)
+        self.tensors = self.tensors[: len(self.snapshot.tensors)]
 
     def run(self) -> Any:
         """Replay the step on the tensors that `matches` found."""
@@ -342,12 +344,15 @@ class Replay:
         feeds = [self._feed(origin, start) for origin in self.origins]
         released = [start.pop(index) for _, index in self._donors]
         donated = self._release(released, feeds)
+        old = self._retire_gradients() if self._replaces_gradients else {}
+        spare = spare_memory(old, self._gradient_outputs)
         try:
-            buffers = self.program.run(feeds, self._wanted, donated) if self.program else []
+            buffers = self.program.run(feeds, self._wanted, donated, spare) if self.program else []
         except BaseException:
             for place, index in self._donors:
                 shape, dtype = self._kinds[index][1:3]
                 self.tensors[index]._cell.value = Value(shape, dtype, feeds[place])
+            put_back(old, self.tensors)
             raise
         made = [
             Value(shape, dtype, buffer)
@@ -355,7 +360,23 @@ class Replay:
         ]
         for generator, count in self.advance:
             generator.offset += count
-        return self._take_effect(made, start)
+        result = self._take_effect(made, start)
+        self.forget_gradients()
+        return result
+
+    def _retire_gradients(self) -> Old:
+        """Let go of the gradients, which the step will replace."""
+        self.forget_gradients()
+        gradients: list[tuple[int, Tensor]] = []
+        for owner in self.owners:
+            gradient = self.tensors[owner]._grad
+            assert gradient is not None
+            gradients.append((owner, gradient))
+            del gradient
+        for owner in self.owners:
+            self.tensors[owner]._grad = None
+        epoch.count += 1
+        return retire(gradients)
 
     def _feed(self, origin: Origin, start: dict[int, Value]) -> Any:
         if origin.kind in ("cell", "window"):

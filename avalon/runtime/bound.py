@@ -2,11 +2,13 @@
 
 Comes in: a program, and what one call would be given. Goes out: a `Bound`, whose table is written;
 a caller changes only the words of what is elsewhere in its call, and runs. Guaranteed: the same
-launches as `Program.run`. The caller keeps the memory alive, and lets one call at a time use it.
+launches and copies as `Program.run`, for programs none of whose outputs is a constant. The caller
+keeps the memory alive, and lets one call at a time use it.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Sequence
 
 from avalon.runtime.buffer import Buffer
@@ -40,6 +42,14 @@ class Bound:
         self.words = memoryview(frame.table).cast("B").cast("Q")
         order = values.buffers + values.scalars
         self._of_input = {position: word for word, position in enumerate(order, 1)}
+        self._copies = [
+            (
+                self.output_word(position),
+                self._of_input[number] if kind == "input" else self.output_word(number),
+                program.output_bytes[position],
+            )
+            for position, (kind, number) in program.copies
+        ]
 
     def input_words(self, positions: Iterable[int]) -> tuple[int, ...]:
         """The words of some inputs."""
@@ -67,21 +77,5 @@ class Bound:
             failed = self._program.launch(self._frame)
         if failed:
             raise self._program.failure(self._frame, failed)
-
-
-def written_after_checks(program: Program) -> set[int]:
-    """The outputs, by position, that no launch writes before all checks have passed."""
-    plan = program.plan
-    last_check = -1
-    first: dict[int, int] = {}
-    for launch, group in zip(plan.launches, program.groups, strict=True):
-        for argument in launch.arguments:
-            if argument.kind == "status":
-                last_check = group
-            elif argument.kind == "buffer" and argument.written:
-                first.setdefault(argument.value, group)
-    return {
-        position
-        for position, number in enumerate(plan.outputs)
-        if first.get(number, -1) > last_check
-    }
+        for target, source, nbytes in self._copies:
+            ctypes.memmove(self.words[target], self.words[source], nbytes)

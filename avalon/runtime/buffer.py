@@ -49,7 +49,9 @@ class _SizeClass(list[int]):
 
 
 class Pool:
-    """Blocks in size classes, four to a doubling, so that at most a fifth of a block is wasted."""
+    """Blocks in size classes: four to a doubling, so that at most a fifth of a block is wasted, and
+    eight where blocks are mapped one by one.
+    """
 
     def __init__(self) -> None:
         self._classes: dict[int, _SizeClass] = {}
@@ -165,10 +167,12 @@ class Pool:
 
 
 def _round_up(nbytes: int) -> int:
-    """The size of the class that serves `nbytes`: multiples of 64, then four steps a doubling."""
+    """The size of the class that serves `nbytes`: multiples of 64, then four steps a doubling, and
+    eight from the size of a slab on (weights of three by three are nine times a power of two).
+    """
     if nbytes <= 4 * ALIGNMENT:
         return max(ALIGNMENT, -(-nbytes // ALIGNMENT) * ALIGNMENT)
-    step = 1 << ((nbytes - 1).bit_length() - 3)
+    step = 1 << ((nbytes - 1).bit_length() - (3 if nbytes <= _SLAB else 4))
     return -(-nbytes // step) * step
 
 

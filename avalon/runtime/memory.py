@@ -193,6 +193,23 @@ def safe_donations(plan: Plan) -> list[tuple[int, int]]:
     return safe
 
 
+def written_after_checks(plan: Plan, groups: Sequence[int]) -> set[int]:
+    """The outputs, by position, that no launch writes before all checks have passed."""
+    last_check = -1
+    first: dict[int, int] = {}
+    for launch, group in zip(plan.launches, groups, strict=True):
+        for argument in launch.arguments:
+            if argument.kind == "status":
+                last_check = group
+            elif argument.kind == "buffer" and argument.written:
+                first.setdefault(argument.value, group)
+    return {
+        position
+        for position, number in enumerate(plan.outputs)
+        if first.get(number, -1) > last_check
+    }
+
+
 def delay_updates(plan: Plan) -> None:
     """Move the launch that updates an input behind the last one that reads the old value, where
     nothing between them needs what it writes, so that the input's memory can be written over.

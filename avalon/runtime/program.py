@@ -12,6 +12,7 @@ import ctypes
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from time import perf_counter_ns
 
 from avalon.errors import IndexOutOfRange
@@ -77,13 +78,20 @@ class Program:
         self._nanoseconds = self._before = estimate_all(plan)
         self._ended = -(10**15)  # when the last call did
 
-    def run(self, inputs: Sequence[Buffer | float], donated: Collection[int] = ()) -> list[Buffer]:
+    def run(
+        self,
+        inputs: Sequence[Buffer | float],
+        donated: Collection[int] = (),
+        spare: Mapping[int, Buffer] | None = None,
+    ) -> list[Buffer]:
         """Run the program and return its outputs.
 
         Args:
             inputs: a buffer for each tensor input, a Python number for each scalar one.
             donated: positions of inputs that nobody else holds; an output that the plan allows may
                 take over such a buffer, which then is the returned object.
+            spare: by output, memory of its size that nobody needs any more once all checks have
+                passed; where the output is written later, it lies there.
 
         Raises:
             IndexOutOfRange: if a check of the program fails; no input has changed then.
@@ -104,10 +112,7 @@ class Program:
             addresses = [buffer.address for buffer in held]  # type: ignore[union-attr]
             if [buffer.nbytes for buffer in held] != values.sizes:  # type: ignore[union-attr]
                 raise TypeError
-            if donated and self.donations and len(set(addresses)) == len(addresses):
-                outputs = self._outputs_over(inputs, donated)
-            else:
-                outputs = [Buffer(nbytes) for nbytes in self.output_bytes]
+            outputs = self._lay_outputs(self.output_bytes, inputs, addresses, donated, spare)
             values.pack(
                 frame.table,
                 0,
@@ -202,6 +207,11 @@ class Program:
         self._before = elapsed
         return failed
 
+    @cached_property
+    def written_late(self) -> set[int]:
+        """The outputs, by position, that are written after all checks have passed."""
+        return memory.written_after_checks(self.plan, self.groups)
+
     def is_short(self, frame: Frame) -> bool:
         """Whether calls take so little time that no help is ever asked for, and no GIL released."""
         cost = self._nanoseconds
@@ -228,18 +238,35 @@ class Program:
         finally:
             workers.lock.release()
 
-    def _outputs_over(
-        self, inputs: Sequence[Buffer | float], donated: Collection[int]
+    def _lay_outputs(
+        self,
+        sizes: Sequence[int],
+        inputs: Sequence[Buffer | float],
+        addresses: Sequence[int],
+        donated: Collection[int],
+        spare: Mapping[int, Buffer] | None,
     ) -> list[Buffer]:
-        """Output buffers, where allowed those of donated inputs."""
-        taken: list[Buffer | None] = [None] * len(self.output_bytes)
-        for output, position in self.donations:
-            given = inputs[position]
-            if position in donated and isinstance(given, Buffer) and not given.pinned:
-                taken[output] = given
+        """Output buffers of these sizes, where allowed donated inputs and spare memory."""
+        if not spare and not (donated and self.donations):
+            return [Buffer(nbytes) for nbytes in sizes]
+        known = set(addresses)
+        taken: dict[int, Buffer] = {}
+        for output, buffer in (spare or {}).items():
+            if (
+                output in self.written_late
+                and buffer.nbytes == sizes[output]
+                and buffer.address not in known
+                and not buffer.pinned
+            ):
+                taken[output] = buffer
+        if len(known) == len(addresses):
+            for output, position in self.donations:
+                given = inputs[position]
+                if position in donated and isinstance(given, Buffer) and not given.pinned:
+                    taken[output] = given
         return [
-            Buffer(nbytes) if buffer is None else buffer
-            for buffer, nbytes in zip(taken, self.output_bytes, strict=True)
+            taken[output] if output in taken else Buffer(nbytes)
+            for output, nbytes in enumerate(sizes)
         ]
 
     def _copy(

@@ -71,6 +71,7 @@ class SizedProgram(Program):
         symbols: Symbols,
         inputs: Sequence[Buffer | float],
         donated: Collection[int] = (),
+        spare: Mapping[int, Buffer] | None = None,
     ) -> list[Buffer]:
         """As `Program.run`, for sizes that it serves."""
         values = self.values
@@ -87,18 +88,13 @@ class SizedProgram(Program):
             2 + len(self._input_bytes),
             2 + len(self._input_bytes) + len(self.output_bytes),
         )
-        outputs = [Buffer(nbytes) for nbytes in evaluated[first:last]]
         arena = Buffer(evaluated[0])
         try:
             held = [inputs[i] for i in values.buffers] if values.scalars else inputs
             addresses = [buffer.address for buffer in held]  # type: ignore[union-attr]
             if (*[buffer.nbytes for buffer in held],) != evaluated[2:first]:  # type: ignore[union-attr]
                 raise TypeError
-            if donated and self.donations and len(set(addresses)) == len(addresses):
-                for output, position in self.donations:
-                    given = inputs[position]
-                    if position in donated and isinstance(given, Buffer) and not given.pinned:
-                        outputs[output] = given
+            outputs = self._lay_outputs(evaluated[first:last], inputs, addresses, donated, spare)
             values.pack(
                 frame.table, 0, arena.address, *addresses, *[inputs[i] for i in values.scalars],
                 *[buffer.address for buffer in outputs],

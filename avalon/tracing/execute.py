@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from avalon.compiler import compile_graph
@@ -59,11 +59,17 @@ class _Program:
         self.weight = 0 if template else _ENTRIES_PER_LAUNCH * len(runnable.plan.launches)
 
     def run(
-        self, feeds: list[Any], wanted: Sequence[int], donated: Collection[int]
+        self,
+        feeds: list[Any],
+        wanted: Sequence[int],
+        donated: Collection[int],
+        spare: Mapping[int, Buffer] | None = None,
     ) -> list[Buffer]:
         given = [feeds[position] for position in self.inputs]
         free = [place for place, position in enumerate(self.inputs) if position in donated]
-        made = self.runnable.run(given, free)
+        if spare:
+            spare = {self.outputs[position]: buffer for position, buffer in spare.items()}
+        made = self.runnable.run(given, free, spare)
         return [made[self.outputs[position]] for position in wanted]
 
     def puts_out(self, wanted: Iterable[int]) -> bool:
@@ -222,9 +228,12 @@ def run(
     wanted: Sequence[int],
     donated: Collection[int],
     tier: str | None = None,
+    spare: Mapping[int, Buffer] | None = None,
 ) -> list[Buffer]:
-    """Run what was recorded and return the buffers of the positions `wanted`."""
-    return program_for(recorded, wanted, tier).run(feeds, wanted, donated)
+    """Run what was recorded and return the buffers of the positions `wanted`. `spare`: memory, by
+    position, that may be written once all checks have passed (see `Program.run`).
+    """
+    return program_for(recorded, wanted, tier).run(feeds, wanted, donated, spare)
 
 
 def program_for(recorded: Recorded, wanted: Sequence[int], tier: str | None = None) -> _Program:

@@ -8,7 +8,7 @@ other numbers differ, it refuses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -111,10 +111,16 @@ class BoundProgram:
         self._constants = constants
         self._texts = texts
 
-    def run(self, inputs: list[Any], donated: Collection[int] = ()) -> list[Buffer]:
+    def run(
+        self,
+        inputs: list[Any],
+        donated: Collection[int] = (),
+        spare: Mapping[int, Buffer] | None = None,
+    ) -> list[Buffer]:
         """As `Program.run`."""
+        given = [*inputs, *self._constants]
         try:
-            return self.sized.run_sized(self._symbols, [*inputs, *self._constants], donated)
+            return self.sized.run_sized(self._symbols, given, donated, spare)
         except IndexOutOfRange as failure:
             check = self.plan.checks[failure.check]
             if check.message not in self._texts:

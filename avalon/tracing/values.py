@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from types import CodeType
@@ -347,9 +347,11 @@ _NOWHERE: tuple[Line, str] = (None, "")
 _ROUND = 64  # positions that a round of a loop takes before it is worth a program
 
 
-def compute(pending: Pending, tier: str | None = None) -> None:
-    """Run recorded work and give each value its buffer; `tier` overrides the choice by
-    sightings.
+def compute(
+    pending: Pending, tier: str | None = None, spare: Mapping[int, Buffer] | None = None
+) -> None:
+    """Run recorded work and give each value its buffer; `tier` overrides the choice by sightings,
+    `spare` is memory in which the values of some positions may lie.
     """
     live = pending.live
     if not live:
@@ -362,6 +364,7 @@ def compute(pending: Pending, tier: str | None = None) -> None:
             [value.position for value in live],
             pending.donated if watch is None else (),
             tier,
+            spare if watch is None else None,
         )
         if watch is not None:
             watch(pending, buffers)

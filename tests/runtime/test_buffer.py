@@ -34,6 +34,13 @@ def test_classes_waste_at_most_a_fifth(nbytes):
     assert nbytes <= buffer._round_up(nbytes) <= max(nbytes * 1.25, nbytes + 63)
 
 
+@pytest.mark.parametrize("channels", [256, 512, 1024])
+def test_weights_of_three_by_three_fill_their_blocks(channels):
+    nbytes = 4 * channels * channels * 9
+    assert buffer._round_up(nbytes) == nbytes
+    assert buffer._round_up(nbytes + 1) <= nbytes * 1.125
+
+
 @pytest.mark.parametrize("nbytes", [100, 2 << 20])
 def test_a_dead_buffer_is_reused_without_new_pages(nbytes):
     first = Buffer(nbytes)

@@ -409,3 +409,24 @@ def test_chunks_leave_the_threads_about_equal_shares(work, threads):
     chunk = chunk_units(Launch("k", (), work, flops=10**9), threads)
     chunks = -(-work // chunk)
     assert -(-chunks // threads) * chunk <= 1.05 * -(-work // threads)
+
+
+def test_spare_memory_holds_the_output_unless_something_needs_it():
+    program = Program(plans.scaling(3))
+    given, spare, small = floats([1, 2, 3]), floats([7, 8, 9]), floats([7])
+    (result,) = program.run([given, 2.0], spare={0: spare})
+    assert result is spare
+    assert array(spare, 3).tolist() == [2, 4, 6]
+    for taken in (small, given):
+        assert program.run([given, 2.0], spare={0: taken})[0] is not taken
+    view = spare.as_numpy(dtype.float32, (3,))
+    assert program.run([given, 3.0], spare={0: spare})[0] is not spare
+    assert view.tolist() == [2, 4, 6]
+
+
+def test_a_failed_check_leaves_spare_memory():
+    program = Program(plans.checked(4))
+    given, spare = floats([1, 2, 3, 4]), floats([5, 6, 7, 8])
+    with pytest.raises(IndexOutOfRange):
+        program.run([given, 2.0, Buffer.from_numpy(np.array([1, 2, 33, 4]))], spare={0: spare})
+    assert array(spare, 4).tolist() == [5, 6, 7, 8]
