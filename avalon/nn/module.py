@@ -20,7 +20,7 @@ from typing import Any, Self
 from avalon import dtype as dtypes
 from avalon.device import Device
 from avalon.dtype import DType
-from avalon.epoch import epoch
+from avalon.epoch import CountedDict, epoch
 from avalon.errors import DTypeError, ShapeError
 from avalon.nn.locate import name_layer, name_of
 from avalon.nn.parameter import Buffer, Parameter
@@ -90,8 +90,8 @@ class Module:
             ("_buffers", {}),
             ("_modules", {}),
             ("_non_persistent_buffers_set", set()),
-            ("_forward_hooks", {}),
-            ("_forward_pre_hooks", {}),
+            ("_forward_hooks", CountedDict()),
+            ("_forward_pre_hooks", CountedDict()),
         ):
             object.__setattr__(self, name, value)
 

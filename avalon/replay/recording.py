@@ -417,11 +417,10 @@ class Reachable(NamedTuple):
 
 def build(template: Template, made: Sequence[Any], tensors: Sequence[Tensor]) -> Tensor:
     """A tensor like the template, on a cell that the step made, or on that of a tensor."""
-    number = template.cell
-    cell = tensors[number]._cell if number >= 0 else made[-1 - number]
-    built = object.__new__(template.type)
-    built.__dict__.update(template.fields)
-    built._cell = cell
+    kind, fields, number = template
+    built = object.__new__(kind)
+    built.__dict__.update(fields)
+    built._cell = tensors[number]._cell if number >= 0 else made[-1 - number]
     return built
 
 

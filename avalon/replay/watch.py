@@ -9,9 +9,9 @@ compares; the values of top-level tensors are the caller's too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain, repeat
-from operator import attrgetter, is_
+from operator import is_
 from types import CellType
 from typing import Any
 
@@ -20,14 +20,13 @@ import numpy as np
 from avalon.replay.snapshot import MISSING, Entry, Named, Snapshot
 
 _PLAIN = (type(None), bool, int, float, str)
-_content = attrgetter("cell_contents")
 
 
 class Watch:
     """What is compared: the arguments, and every container that does not count its changes.
 
-    All of it is read by loops of the interpreter itself, in one chain of identities; the lengths
-    say where one container ends in it and the next one begins.
+    Dicts and lists are read by loops of the interpreter itself, in one chain of identities; the
+    lengths say where one container ends in it and the next one begins.
     """
 
     def __init__(self, snapshot: Snapshot, arguments: tuple[Any, ...], world: tuple[Any, ...]):
@@ -39,9 +38,8 @@ class Watch:
         ]
         self._sized: list[Any] = []  # dicts and lists
         self._parts: list[Iterable[Any]] = []  # their keys, values and items, read anew each time
-        self._cells: list[CellType] = []  # of closures
-        self._spaces: list[dict[str, Any]] = []  # of globals: for each name its dict
-        self._names: list[str] = []
+        self._cells: list[tuple[CellType, Any]] = []  # of closures, and what they hold
+        self._globals: list[tuple[dict[str, Any], str, Any]] = []
         self._others: list[Entry] = []
         copies = {id(world), id(world[-1])}  # the last one is the empty dict of named arguments
         for given, converted in zip(arguments, world, strict=False):
@@ -51,7 +49,7 @@ class Watch:
             if entry.owner is None and id(entry.container) not in copies:
                 self._add(entry)
         self._lengths = list(map(len, self._sized))
-        self._seen = list(self._children())
+        self._seen = list(chain.from_iterable(self._parts))
 
     def _add_argument(self, given: Any, converted: Any, copies: set[int]) -> None:
         """Watch a container among the arguments; its copy, which has tensors in place of arrays, is
@@ -74,10 +72,9 @@ class Watch:
         if isinstance(container, (dict, list)):
             self._add_sized(container)
         elif isinstance(container, Named) and container.space is not None:
-            self._spaces += [container.space] * len(container.names)
-            self._names += container.names
+            self._globals += zip(repeat(container.space), container.names, entry.children)
         elif isinstance(container, Named) and container.cells and entry.has_values():
-            self._cells += container.cells
+            self._cells += zip(container.cells, entry.children, strict=True)
         elif not isinstance(container, tuple):
             self._others.append(entry)
 
@@ -91,24 +88,23 @@ class Watch:
     def same(self) -> bool:
         """Whether every container holds what it held."""
         try:
-            if list(map(len, self._sized)) != self._lengths or not all(
-                map(is_, self._children(), self._seen)
-            ):
+            if list(map(len, self._sized)) != self._lengths:
                 return False
+            if not all(map(is_, chain.from_iterable(self._parts), self._seen)):
+                return False
+            for cell, content in self._cells:
+                if cell.cell_contents is not content:
+                    return False
         except (ValueError, RuntimeError):  # a name lost its value; a thread fills a container
             return False
+        for space, name, content in self._globals:
+            if space.get(name, MISSING) is not content:
+                return False
         for entry in self._others:  # defaults of functions, slots of objects
             children = entry.kind.children(entry.container)
             if len(children) != len(entry.children) or not all(map(is_, children, entry.children)):
                 return False
         return True
-
-    def _children(self) -> Iterator[Any]:
-        return chain(
-            chain.from_iterable(self._parts),
-            map(_content, self._cells),
-            map(dict.get, self._spaces, self._names, repeat(MISSING)),
-        )
 
 
 def same_argument(given: Any, before: Any) -> bool:

@@ -68,30 +68,26 @@ def readable(x: Tensor) -> NDArray[Any]:
 class _OwnMemory:
     """A cell's own buffer while NumPy arrays look into it."""
 
-    __slots__ = ("_buffer", "_dtype", "_shape", "_strides")
+    __slots__ = ("_dtype", "_shape", "_strides", "buffer")
 
     def __init__(self, buffer: Buffer, dtype: DType, shape: Shape, strides: Shape | None) -> None:
-        self._buffer = buffer
+        self.buffer = buffer
         self._dtype = dtype
         self._shape = shape
         self._strides = strides
 
     def alive(self) -> bool:
-        return self._buffer.pinned
+        return self.buffer.pinned
 
     def window(self, shape: Shape, strides: Shape, offset: int) -> NDArray[Any]:
-        count = self._buffer.nbytes // self._dtype.itemsize
-        flat = self._buffer.as_numpy(self._dtype, (count,))
+        count = self.buffer.nbytes // self._dtype.itemsize
+        flat = self.buffer.as_numpy(self._dtype, (count,))
         steps = tuple(step * self._dtype.itemsize for step in strides)
         return as_strided(flat[offset:], shape, steps)
 
-    def whole(self, shape: Shape) -> NDArray[Any]:
-        """All of the elements, which lie one after the other, in any shape."""
-        return self._buffer.as_numpy(self._dtype, shape)
-
     def settle(self) -> Value:
         if self._strides is None:
-            return Value(self._shape, self._dtype, self._buffer)
+            return Value(self._shape, self._dtype, self.buffer)
         return Value.from_numpy(self.window(self._shape, self._strides, 0), self._dtype)
 
 
@@ -134,7 +130,7 @@ def numpy(x: Tensor, *, force: bool = False) -> NDArray[Any]:
     cell = x._cell
     memory = cell.foreign() or _share(cell)
     if type(memory) is _OwnMemory and not x._moves and x._strides is None:
-        return memory.whole(x.shape)
+        return memory.buffer.as_numpy(x.dtype, x.shape)
     return memory.window(x.shape, x.stride(), x._offset)
 
 
