@@ -128,7 +128,7 @@ class Assembler:
         plan.launches.append(
             Launch(
                 kernel.symbol, tuple(arguments), step.work, step.cost, nbytes,
-                note_of(step.nodes), source_of(step.nodes), self.origins(step.nodes),
+                note_of(step.nodes), source_of(step.nodes), self.origins(step.nodes), step.window,
             )
         )  # fmt: skip
 

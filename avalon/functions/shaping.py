@@ -22,6 +22,7 @@ from avalon.functions.support import (
     cast,
     dtypes,
     iota,
+    part,
     reshape as reshaped,
 )
 from avalon.shape import broadcast_shapes, normalize_axis
@@ -314,7 +315,7 @@ def _pad_axis(x: Tensor, axis: int, low: int, high: int, mode: str) -> Tensor:
         )
 
     def piece(start: int, length: int) -> Tensor:
-        return x.narrow(axis, start, length)
+        return part(x, axis, start, length)
 
     before, after = max(low, 0), max(high, 0)
     if mode == "reflect":

@@ -123,9 +123,9 @@ def group_launches(plan: Plan, arena: Arena, donations: Collection[tuple[int, in
     """Return the group of each launch. A barrier lies between groups, none inside.
 
     A launch joins the running group unless it touches memory that the group writes, or writes
-    memory that the group touches; and a launch that overwrites a donated input waits for the checks
-    before it. No group reaches into a loop or out of it. `donations` are pairs (output position,
-    input position) of one memory.
+    memory that the group touches (but windows of one result may be written side by side); and a
+    launch that overwrites a donated input waits for the checks before it. No group reaches into a
+    loop or out of it. `donations` are pairs (output position, input position) of one memory.
     """
     shared = {plan.outputs[output]: plan.inputs[position].buffer for output, position in donations}
     donated = set(shared)
@@ -134,12 +134,13 @@ def group_launches(plan: Plan, arena: Arena, donations: Collection[tuple[int, in
     checking = False
     reads = _Regions(plan, arena, shared)
     writes = _Regions(plan, arena, shared)
+    windows: set[int] = set()  # results of which the group has written parts
     marks = {mark for loop in plan.loops for mark in (loop.begin, loop.end) if mark}
     for number, launch in enumerate(plan.launches):
         touched = [a for a in launch.arguments if a.kind == "buffer"]
         apart = number in marks or not OVERLAP_LAUNCHES.on
         if apart or any(
-            writes.meets(a.value)
+            (writes.meets(a.value) and not (a.written and launch.window and a.value in windows))
             or (
                 a.written and (reads.meets(a.value) or (checking and plan.base(a.value) in donated))
             )
@@ -149,9 +150,12 @@ def group_launches(plan: Plan, arena: Arena, donations: Collection[tuple[int, in
             checking = False
             reads.clear()
             writes.clear()
+            windows.clear()
         checking = checking or any(a.kind == "status" for a in launch.arguments)
         for argument in touched:
             (writes if argument.written else reads).add(argument.value)
+            if argument.written and launch.window:
+                windows.add(argument.value)
         groups.append(group)
     return groups
 

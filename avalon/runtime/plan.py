@@ -63,6 +63,7 @@ class Launch:
     note: str = ""  # what it computes, in the names of the graph
     source: str = ""  # the user's "file:line" it came from
     origins: str = ""  # the layers and lines of all that it computes
+    window: bool = False  # writes elements that no other launch of this kind writes
 
 
 @dataclass(frozen=True)

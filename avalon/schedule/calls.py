@@ -29,6 +29,7 @@ from avalon.schedule.arrange import (
     work_of,
 )
 from avalon.schedule.bodies import LOOPS
+from avalon.schedule.concatenation import add_concatenation
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.index import Affine, Axis, SplitAxis, variable
 from avalon.schedule.loops import (
@@ -327,23 +328,6 @@ def needs_scalars(expression: Expression) -> bool:
 # --- calls of several steps ---------------------------------------------------------------------
 
 
-def _concatenate(scheduler: CallScheduler, node: Call) -> None:
-    axis, start = node.parameters["axis"], 0
-    for x in node.operands:
-        if 0 not in x.shape:
-            place = _shifted(axis, start)
-            scheduler.add(node, node, x.shape, _value_of(x), place)
-        start += x.shape[axis]
-
-
-def _value_of(x: Node) -> Callable[[Puller, tuple[Affine, ...]], Expression]:
-    return lambda pull, coordinates: pull.value(x, coordinates)
-
-
-def _shifted(axis: int, start: int) -> Callable[[tuple[Affine, ...]], tuple[Affine, ...]]:
-    return lambda c: (*c[:axis], c[axis].plus(start), *c[axis + 1 :])
-
-
 def _widened(node: Call) -> bool:
     """Whether a running sum needs a wider type between its steps."""
     return node.dtype in (dtypes.float16, dtypes.bfloat16)
@@ -532,7 +516,7 @@ def _host_call(scheduler: CallScheduler, node: Call) -> None:
 
 
 SPECIAL: dict[str, Callable[[CallScheduler, Call], None]] = {
-    "concatenate": _concatenate,
+    "concatenate": add_concatenation,
     "check_index": _check,
     "argsort": _whole,
     "contract": _library,

@@ -18,6 +18,7 @@ from avalon.graph.primitive import Elementwise, Movement, Reduction
 from avalon.schedule import order
 from avalon.schedule.bodies import LOOPS
 from avalon.schedule.calls import LINEAR, SPECIAL, live_calls, totals_rows, window_on
+from avalon.schedule.concatenation import nested
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.pull import RULES, SMALL_REDUCTION, lowering_of
 from avalon.schedule.pull_values import places_one
@@ -100,8 +101,9 @@ class Decision:
     def _must_store(self) -> None:
         for node in self.graph.outputs:
             self._store(node)
+        in_parts = nested(self.calls, self.graph.outputs)
         for node in self.calls:
-            if not has_own_steps(node):
+            if not has_own_steps(node) or node in in_parts:
                 continue
             self.stored.add(node)
             name = lowering_of(node.primitive)
@@ -325,6 +327,9 @@ def pulls_of(node: Call) -> list[float]:
     if name in _REDUCTIONS:
         (x,) = node.operands
         return [(hint(size_of(x.shape)) or 1) / (hint(size_of(node.shape)) or 1)]
+    if name == "concatenate":
+        whole = hint(size_of(node.shape)) or 1
+        return [hint(size_of(x.shape)) / whole for x in node.operands]
     if name in ("fold_window", "assign_window"):
         taps = prod(
             ceil(size / stride)

@@ -55,6 +55,7 @@ class Step:
     work: int
     cost: int
     check: tuple[str, str] | None = None  # message and source line
+    window: bool = False  # writes elements that no other step writes, though they share a result
 
 
 @dataclass

@@ -165,3 +165,16 @@ def test_an_update_does_not_wait_for_what_needs_it():
     memory.delay_updates(plan)
     assert plan.launches == launches
     assert memory.safe_donations(plan) == []
+
+
+def test_windows_of_one_result_need_no_barrier_between_them():
+    plan = Plan("windows", "plain")
+    plan.buffers += [BufferSpec(64, "uint8", (64,), "input", 0)]
+    plan.buffers += [BufferSpec(128, "uint8", (128,), "output", 0)]
+    copy = (Argument("buffer", 0), Argument("buffer", 1, written=True))
+    plan.inputs.append(InputSpec((64,), "uint8", False, 0))
+    plan.outputs.append(1)
+    plan.launches += [Launch("k", copy, 1, window=True) for _ in range(3)]
+    plan.launches += [Launch("k", copy, 1), Launch("k", copy, 1, window=True)]
+    arena = memory.plan_arena(plan)
+    assert memory.group_launches(plan, arena, []) == [0, 0, 0, 1, 2]
