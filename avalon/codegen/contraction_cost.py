@@ -22,11 +22,14 @@ from avalon.codegen.target import Target
 from avalon.dtype import DType
 
 _COPY, _TURN, _GATHER = 2.0, 4.0, 18.0  # cycles to pack a vector
-_STRIP = 3.0  # cycles to turn four positions of an image
+_SEEN, _ROW = 5.0, 12.0  # cycles to copy a vector of x, and more for each row of it
+_STRIP, _STRIPS = 6.0, 10.0  # cycles to turn four positions of an image, and more for all images
+_AFAR = 2.0  # times as long it takes to pack weights between copies of x as it takes by itself
 _AGAIN = 0.3  # of the cost of packing a vector, to read it again
 _STORE = 6.0  # cycles to hand a vector to the epilogue
 _TILE = 20.0  # cycles to begin a tile and to keep its sums
 _UNIT, _BLOCK = 300.0, 100.0  # cycles to begin a unit of work, and a block in it
+_COPIES = 200.0  # cycles more to begin a block that copies x
 _UNIT_FLOPS = 1 << 20  # a unit of work should have as many, if there are units enough
 _UNIT_BYTES = 128 << 10  # or read so much
 _FEW_ROWS = 6  # so many share lanes that are turned on their way
@@ -86,7 +89,7 @@ class _Model:
         # A scalar that is used once is read within the instruction, which costs more.
         scalars = 1.3 * rows if vectors == 1 else rows
         busy = max(sums / 2, (scalars + vectors + table) / 2, 2.0 * vectors)
-        return max(busy, 4.0 if sums < 8 else 0.0) + 0.5 * vectors
+        return 1.05 * max(busy, 4.0 if sums < 8 else 0.0) + 0.15 * vectors
 
     def skipping_step(self, rows: int, vectors: int) -> float:
         """The same for several images at one position, whose scalars are neighbours; a list says
@@ -111,8 +114,9 @@ class _Model:
         cost *= self.groups
         x_groups, w_groups = groups_of(self.problem, schedule)
         count = max(1, self.groups * self.blocks.spans * w_groups * prod(x_groups))
-        cost += count * (_UNIT + _BLOCK * ceil(self.blocks.total / self.blocks.spans))
-        return cost if self.problem.flops < 2 * _UNIT_FLOPS else cost * (1 + 2 / count)
+        block = _BLOCK if schedule.box is None else _BLOCK + _COPIES
+        cost += count * (_UNIT + block * ceil(self.blocks.total / self.blocks.spans))
+        return cost if self.problem.flops < 2 * _UNIT_FLOPS else cost * (1 + max(1 / count, 8 / count**2))
 
     def tiles(self, rows: int) -> Iterator[tuple[int, int]]:
         """Tiles that fit the registers, with at most `rows` rows."""
@@ -327,7 +331,7 @@ class _Model:
         cost += turning(box, x_groups) * w_groups
         cost += self._storing(prod(box) * schedule.w_unit)
         cost += self.channels * positions / self.width * _TURN
-        cost += repeats * self.summed * self.channels / self.width * self.packing(False)
+        cost += _AFAR * repeats * self.summed * self.channels / self.width * self.packing(False)
         return cost, replace(schedule, resident=resident)
 
     def _positions_as_lanes(self) -> Iterator[tuple[float, Schedule]]:
@@ -385,8 +389,8 @@ class _Model:
         pitch = ceil(self._extent(2, box[3]) / split)
         channels = self.lengths[0]
         source = known(self.problem.x_strides[5])
-        vector = _COPY + 1 if source * split == 1 else _GATHER
-        vectors = ceil(pitch / self.width) * split * vector + 4
+        vector = _SEEN if source * split == 1 else _GATHER
+        vectors = ceil(pitch / self.width) * split * vector + _ROW
         size = box[0] * channels * rows * pitch * split * self.size
         if size > _COPIED:
             vectors *= 4
@@ -396,7 +400,7 @@ class _Model:
         """The same, with images and positions exchanged."""
         rows = prod(self._extent(axis, box[1 + axis]) for axis in (0, 1))
         strips = self.lengths[0] * rows * ceil(self._extent(2, box[3]) / QUARTER)
-        return prod(x_groups) * self.blocks.total * strips * (_STRIP * box[0] + 6)
+        return prod(x_groups) * self.blocks.total * strips * (_STRIP * box[0] + _STRIPS)
 
     def _storing(self, sums: int) -> float:
         """Cycles to hand over all of y, from units with so many sums."""
