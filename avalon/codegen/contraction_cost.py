@@ -34,6 +34,7 @@ _UNIT_FLOPS = 1 << 20  # a unit of work should have as many, if there are units 
 _UNIT_BYTES = 128 << 10  # or read so much
 _FEW_ROWS = 6  # so many share lanes that are turned on their way
 _MOST_UNITS = 32  # that many are enough
+_FEW_UNITS = 8  # fewer than so many leave threads without work, more only wait for the last one
 _SUMS = 160 << 10  # bytes of sums that a unit keeps, so that they stay in the second cache
 _NEAR = 32 << 10  # bytes of sums that stay in the first cache
 _COPIED = 256 << 10  # bytes of x that a unit copies, likewise
@@ -116,7 +117,9 @@ class _Model:
         count = max(1, self.groups * self.blocks.spans * w_groups * prod(x_groups))
         block = _BLOCK if schedule.box is None else _BLOCK + _COPIES
         cost += count * (_UNIT + block * ceil(self.blocks.total / self.blocks.spans))
-        return cost if self.problem.flops < 2 * _UNIT_FLOPS else cost * (1 + max(1 / count, 8 / count**2))
+        if self.problem.flops < 2 * _UNIT_FLOPS:
+            return cost
+        return cost * (1 + max(1 / count, _FEW_UNITS / count**2))
 
     def tiles(self, rows: int) -> Iterator[tuple[int, int]]:
         """Tiles that fit the registers, with at most `rows` rows."""
