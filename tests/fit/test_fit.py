@@ -361,6 +361,15 @@ def test_checkpoints_within_an_epoch(tmp_path):
     assert av.load(path)["position"]["epoch"] == 1
 
 
+@pytest.fixture
+def keyboard():
+    """Ctrl-C as a terminal sends it: a shell's background jobs, tests too, start out deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("keyboard")
 def test_ctrl_c_ends_the_run_after_a_whole_step(capsys):
     class Presses(TensorDataset):
         count = 0
@@ -513,6 +522,7 @@ def test_a_function_of_the_epoch_and_checkpoints_at_any_batch(tmp_path):
     assert trained_from((X, Y), **schedule, checkpoint=path, checkpoint_every=3) == expected
 
 
+@pytest.mark.usefixtures("keyboard")
 def test_ctrl_c_in_the_middle_of_short_steps_ends_after_a_whole_one(tmp_path):
     """As many steps are counted as were taken, though they are looked at some at a time."""
     path = tmp_path / "run.safetensors"
