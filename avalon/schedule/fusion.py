@@ -32,6 +32,7 @@ WHOLE = frozenset(("argsort", *LOOPS))
 _STORING = 6  # operations that writing and reading an element back may cost
 _LARGEST = 200  # calls that one kernel takes in
 _TRIVIAL = 2  # operations that are never worth a buffer
+_NUMBER = 16  # operations on numbers that every kernel does for itself, once a chunk
 _BYTE = 127  # largest position that a byte holds
 _DEEPEST = 40  # calls in a row that one kernel takes in
 _REDUCTIONS = frozenset(
@@ -76,6 +77,7 @@ class Decision:
         self._size: dict[Node, int] = {}  # calls in front, those on several paths counted often
         self._depth: dict[Node, int] = {}
         self._level: dict[Node, int] = {}  # calls with loops of their own that come before
+        self._numbers: dict[Node, float] = {}  # operations that make a number of arguments
         self._keep_apart()
         self._must_store()
         self._weigh()
@@ -167,7 +169,8 @@ class Decision:
             size = hint(size_of(node.shape)) or 1
             by_kind = wanted.get(node, {})
             ratio = sum(by_kind.values()) / size
-            if node not in self.stored and node not in self.aliases and ratio > 0:
+            is_free = node in self.stored or node in self.aliases or node in self._numbers
+            if not is_free and ratio > 0:
                 large = is_large_reduction(node)
                 if large and (ratio > 1.001 or node in nested):
                     self.stored.add(node)
@@ -254,6 +257,18 @@ class Decision:
             self.stored.add(node)
             depth, size = -1, 0
         self._depth[node], self._size[node] = depth + 1, size
+        self._note_number(node)
+
+    def _note_number(self, node: Call) -> None:
+        """Note a number that follows from the program's arguments by a few operations: a learning
+        rate times a decay. A launch that only made it would cost more, and all would wait for it.
+        """
+        if node.shape or node.primitive.kind is not Elementwise:
+            return
+        if all(is_a_number(operand) or operand in self._numbers for operand in node.operands):
+            made = self._own(node) + sum(self._numbers.get(x, 0) for x in set(node.operands))
+            if made <= _NUMBER:
+                self._numbers[node] = made
 
     def _share(self) -> None:
         """An alias of what turned out not to be stored as a call is stored itself."""
