@@ -29,6 +29,8 @@ from avalon.codegen.values import (
 from avalon.codegen.verify import verify_text, without_unread
 from avalon.dtype import DType
 
+_LINE = 64  # bytes of a line of the cache
+
 
 class Builder:
     """Writes `void symbol(ptr slots, i64 begin, i64 end, ptr scratch)`.
@@ -45,6 +47,7 @@ class Builder:
         self.end = Value("%end", dtypes.int64)
         self.scratch = Pointer("%scratch")
         self._counter = 0
+        self._streams = False
         self._declared: set[str] = set()
         self._tables: dict[str, str] = {}  # definition -> name
         self._slots: dict[object, Value | Pointer] = {}
@@ -314,15 +317,22 @@ class Builder:
         value: Value,
         mask: Value | None = None,
         align: int = 0,
+        streams: bool = False,
     ) -> None:
-        """Write the lanes of `value` from element `index` on, but for those off in `mask`."""
-        align = align or value.dtype.itemsize
+        """Write the lanes of `value` from element `index` on, but for those off in `mask`. What
+        `streams` is aligned to whole vectors, and goes past the caches where the target can.
+        """
+        streams = streams and self.target.has_streams
+        self._streams = self._streams or streams
+        size = value.dtype.itemsize
+        align = min(_LINE, size * value.lanes) if streams else align or size
         address = self.offset(pointer, index, value.dtype)
         if value.dtype is dtypes.bool_:
             value = self._to_byte(value)
         memory = value.type
         if mask is None:
-            self.write(f"store {memory} {value.name}, ptr {address.name}, align {align}")
+            past = ", !nontemporal !0" if streams else ""
+            self.write(f"store {memory} {value.name}, ptr {address.name}, align {align}{past}")
         elif value.lanes == 1:
             with self.if_(mask):
                 self.write(f"store {memory} {value.name}, ptr {address.name}, align {align}")
@@ -566,6 +576,9 @@ class Builder:
         """
         if self.depth:
             raise ValueError(f"[emit] {self.symbol} ends inside an open loop or branch")
+        if self._streams:
+            self._declared.update(("declare void @llvm.x86.sse.sfence()", "!0 = !{i32 1}"))
+            self.write("call void @llvm.x86.sse.sfence()")  # so that others see what streams
         self.write("ret void")
         declared = "\n".join(sorted(self._declared))
         lines = "\n".join(without_unread([line for part in self._sequence for line in part]))

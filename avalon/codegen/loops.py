@@ -67,6 +67,7 @@ class NestEmitter:
         self.index_dtype = dtypes.int64 if nest.wide else dtypes.int32
         self.rows: dict[Any, set[int]] = {}  # what is read with gaps, and which phases of it
         self.row_values: dict[Any, Value] = {}
+        self.streams = False  # whether stores go past the caches
         self.scratch = 0
         self._private: list[int] = []
         for dtype, size in nest.locals:
@@ -149,6 +150,7 @@ class NestEmitter:
         if level == len(stage.axes):
             # All values come before the first store: a result may lie in the memory of an operand.
             self.rows, self.row_values = self.shared_rows(stage), {}
+            self.streams = stage.streams
             for store in stage.stores:
                 self.value(store.value)
             for stores in self.woven(stage):
@@ -508,9 +510,21 @@ class NestEmitter:
         mask = self.mask(store.guards, self.lanes.count)
         step, parts = lane_parts(store.index, self.lanes)
         if step == 1 and not parts:
-            emit.store(buffer, self.scalar_form(store.index), value, mask)
+            streams = self.streams and mask is None and self.starts_line(store)
+            emit.store(buffer, self.scalar_form(store.index), value, mask, streams=streams)
         else:
             emit.scatter(buffer, self.vector_form(store.index), value, mask)
+
+    def starts_line(self, store: Store) -> bool:
+        """Whether the lanes of a store always begin where a vector does, counted from the start of
+        a buffer that begins with a line.
+        """
+        assert self.lanes is not None
+        count = self.lanes.count
+        others = [c for v, c in store.index.terms.items() if v is not self.lanes.axis]
+        numbers = [store.index.offset, *others]
+        known = all(isinstance(number, int) and number % count == 0 for number in numbers)
+        return known and self.lanes.aligned and store.argument >= 0
 
     def check(self, store: Store, value: Value) -> None:
         """Report a value outside [0, bound), unless an earlier check failed already."""

@@ -48,6 +48,11 @@ class Target:
         return self.triple.startswith(("x86_64", "i686", "amd64"))
 
     @property
+    def has_streams(self) -> bool:
+        """Whether aligned vectors can be written past the caches, in an order that a fence ends."""
+        return self.is_x86 and self.name != "plain"
+
+    @property
     def has_scaling(self) -> bool:
         """Whether one instruction multiplies by a power of two, rounding denormal results once."""
         return self.name == "avx512"

@@ -45,6 +45,8 @@ def allowed_intrinsics(target: Target) -> frozenset[str]:
         allowed.add("fma")
     if target.has_rounding:
         allowed.update(("floor", "ceil", "trunc", "roundeven"))
+    if target.has_streams:
+        allowed.add("x86.sse.sfence")
     if target.has_scaling:
         allowed.update(f"{SCALING}.p{kind}.{bits}" for kind in "sd" for bits in (128, 256, 512))
     if target.has_lookup:

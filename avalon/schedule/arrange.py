@@ -31,11 +31,14 @@ from avalon.schedule.loops import (
     Stage,
     Store,
 )
+from avalon.shape import size_of
 from avalon.size import few, hint, is_open, same
 
 _UNIT = 16384  # elementary operations of a unit, about
 PIECE = 64  # pieces of a loop that is cut are multiples of that
 _UNITS = 16  # units that are enough for any number of threads
+_STREAMED = 3 << 23  # bytes of a result from which on it is written past the caches
+_LINE = 64  # bytes of a cache line
 _COLUMNS = 16  # columns that one vector takes
 _SMALL_STRIDE = 4  # strides across lanes up to which a shape-generic kernel knows them
 _SMALL_DIVISOR = 16  # divisors up to which a shape-generic kernel knows them
@@ -141,7 +144,7 @@ class Mapper:
                 for store in stage.stores
             ]
         )  # fmt: skip
-        return Stage(axes, stores, stage.lanes, stage.abreast)
+        return Stage(axes, stores, stage.lanes, stage.abreast, stage.streams)
 
     def nest(self, nest: Nest) -> Nest:
         units = tuple([a for a in map(self.axis, nest.units) if a is not None])
@@ -300,6 +303,22 @@ def set_abreast(nest: Nest) -> Nest:
             vectors = hint(stage.axes[-1].extent) // _COLUMNS
             stage.abreast = 4 if vectors >= 4 else 2 if vectors >= 2 else 1
     return nest
+
+
+def set_streams(nest: Nest, keys: Sequence[Any]) -> None:
+    """Let results that no cache holds be written past them: then their lines need not be read
+    before, and what is in the caches stays there. `keys`: what each argument is.
+    """
+    for stage in nest.stages:
+        sizes = [
+            size_of(keys[store.argument].shape) * store.value.dtype.itemsize
+            for store in stage.stores
+            if store.argument >= 0
+        ]
+        known = bool(sizes) and len(sizes) == len(stage.stores) and not any(map(is_open, sizes))
+        stage.streams = (
+            stage.lanes and known and all(n >= _STREAMED and n % _LINE == 0 for n in sizes)
+        )
 
 
 class _Generic(Mapper):

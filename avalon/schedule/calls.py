@@ -25,6 +25,7 @@ from avalon.schedule.arrange import (
     join_loops,
     mark_wide,
     set_abreast,
+    set_streams,
     sized,
     work_of,
 )
@@ -247,6 +248,8 @@ class CallScheduler:
                 nest, numbers = generic(nest)
             elif self.sized:
                 nest, numbers = sized(nest)
+            else:
+                set_streams(nest, pull.keys)
         written = frozenset(store.argument for store in stage.stores)
         self.schedule.steps.append(
             Step(nest, pull.keys, written, (node, *others), numbers, work, elements * cost, check)

@@ -11,7 +11,15 @@ from itertools import product
 from avalon.dtype import DType
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Node
-from avalon.schedule.arrange import cost_of, join_loops, mark_wide, set_abreast, sized, work_of
+from avalon.schedule.arrange import (
+    cost_of,
+    join_loops,
+    mark_wide,
+    set_abreast,
+    set_streams,
+    sized,
+    work_of,
+)
 from avalon.schedule.calls import CallScheduler, needs_scalars
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.epilogue import FUSE_EPILOGUES, fuse_epilogues
@@ -167,6 +175,8 @@ class HotScheduler(CallScheduler):
         work, numbers = work_of(nest), None
         if self.sized:
             nest, numbers = sized(nest)
+        else:
+            set_streams(nest, pull.keys)
         written = frozenset(
             store.argument for stage in stages for store in stage.stores if store.argument >= 0
         )

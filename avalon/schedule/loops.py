@@ -188,13 +188,15 @@ class Store:
 @dataclass
 class Stage:
     """Loops over `axes`, outermost first, around stores; with `lanes` the last is vectorised, with
-    vectors that are `abreast` times as wide as usual.
+    vectors that are `abreast` times as wide as usual. What `streams` is too large for the caches,
+    and is written past them.
     """
 
     axes: tuple[Axis, ...]
     stores: tuple[Store, ...]
     lanes: bool = True
     abreast: int = 1
+    streams: bool = False
 
 
 @dataclass
@@ -247,6 +249,8 @@ class Printer:
                 kind = "lanes" if stage.lanes and position == len(stage.axes) - 1 else "for"
                 if kind == "lanes" and stage.abreast > 1:
                     kind = f"lanes x {stage.abreast}"
+                if kind.startswith("lanes") and stage.streams:
+                    kind += " past the caches"
                 cut = f" by {nest.cut}" if nest.cut and position == 0 else ""
                 self.line(f"{kind} {axis} < {axis.extent}{cut}:")
                 self.indent += 1
