@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,8 @@ class CompiledStep:
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         around = surroundings()
+        if named:
+            given, named = _by_position(self.function, given, named)
         if not named:
             for replay in self._replays:
                 quick = replay.quick
@@ -230,6 +233,21 @@ def look(tensor: Tensor) -> tuple[Any, ...]:
 
 
 _UNKNOWN = (None,) * 5  # the look of a gradient: none is held between calls
+
+
+def _by_position(
+    function: Any, given: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same arguments without names, if the names are those of the parameters that come next."""
+    is_bound = isinstance(function, MethodType)
+    plain = function.__func__ if is_bound else function
+    if not isinstance(plain, FunctionType) or plain.__code__.co_posonlyargcount:
+        return given, named
+    code, first = plain.__code__, len(given) + is_bound
+    following = code.co_varnames[: code.co_argcount][first : first + len(named)]
+    if named.keys() != set(following):
+        return given, named
+    return (*given, *[named[name] for name in following]), {}
 
 
 def as_tensors(argument: Any) -> Any:

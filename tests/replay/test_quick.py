@@ -279,6 +279,43 @@ def test_changes_of_settings_and_state_of_an_optimizer_are_seen():
     assert model.weight.tolist() != before
 
 
+def test_arguments_by_name_take_the_short_way():
+    step = av.compile(lambda x, y, z=1.0: x * 10 + y * z)
+    one, two = av.tensor([1.0]), av.tensor([2.0])
+    for _ in range(4):
+        assert step(one, y=two).item() == 12.0
+    assert step.recorded == 2
+    assert is_quick(step, one, two)
+    assert step(y=one, x=two).item() == 21.0
+    assert step(two, one).item() == 21.0
+    assert step.recorded == 2
+    assert step(one, z=3.0, y=two).item() == 16.0
+    assert step(one, two, z=3.0).item() == 16.0
+
+
+def test_names_that_leave_a_gap_or_belong_to_nobody_stay_names():
+    class Net:
+        def __init__(self):
+            self.weight = av.tensor([3.0])
+
+        def forward(self, x, scale=1.0, shift=0.0, **more):
+            return self.weight * x * scale + shift + sum(more.values())
+
+    forward = av.compile(Net().forward)
+    x = av.ones(1)
+    for _ in range(4):
+        assert forward(x, shift=2.0).item() == 5.0
+        assert forward(x=x, scale=2.0).item() == 6.0
+        assert forward(x, scale=2.0, other=1.0).item() == 7.0
+    first = av.compile(lambda x, /, **more: x + more["x"])
+    for _ in range(4):
+        assert first(x, x=x * 4).item() == 5.0
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        av.compile(lambda x: x)(x, y=x)
+    with pytest.raises(TypeError, match="multiple values"):
+        av.compile(lambda x: x)(x, x=x)
+
+
 def test_equal_numbers_serve_and_others_do_not():
     step = av.compile(lambda x, factor: x * factor)
     x = av.ones(1)
