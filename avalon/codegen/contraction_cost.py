@@ -332,7 +332,7 @@ class _Model:
         positions = self.images * prod(self.outputs)
         turning = self._turning if schedule.skips else self._copying
         cost += turning(box, x_groups) * w_groups
-        cost += self._storing(prod(box) * schedule.w_unit)
+        cost += self._storing(box, prod(box) * schedule.w_unit)
         cost += self.channels * positions / self.width * _TURN
         cost += _AFAR * repeats * self.summed * self.channels / self.width * self.packing(False)
         return cost, replace(schedule, resident=resident)
@@ -376,7 +376,7 @@ class _Model:
             pack_lanes=False,
         )  # fmt: skip
         cost += self._copying(box, x_groups, self.stride[2]) * ceil(self.channels / w_unit)
-        cost += self._storing(prod(box) * w_unit)
+        cost += self._storing(box, prod(box) * w_unit)
         if pack:
             strips = ceil(self.channels / rows)
             cost += prod(x_groups) * self.summed * self.packing(False) * strips
@@ -405,11 +405,22 @@ class _Model:
         strips = self.lengths[0] * rows * ceil(self._extent(2, box[3]) / QUARTER)
         return prod(x_groups) * self.blocks.total * strips * (_STRIP * box[0] + _STRIPS)
 
-    def _storing(self, sums: int) -> float:
-        """Cycles to hand over all of y, from units with so many sums."""
+    def _storing(self, box: Box, sums: int) -> float:
+        """Cycles to hand over all of y, from units of a box with so many sums: in runs of the last
+        axis, and of those before it where the unit has all of y's last axes.
+        """
         store = _STORE if sums * self.size <= _NEAR else 2 * _STORE
-        lines = self.images * self.channels * prod(self.outputs[:2])
-        return lines * (ceil(self.outputs[2] / self.width) * store + 2)
+        extents = (self.images, *self.outputs)
+        strides = (self.problem.y_strides[1], *self.problem.y_strides[3:])
+        run, distance, axis = min(box[3], extents[3]), known(strides[3]) * extents[3], 3
+        while axis > 0 and box[axis] == extents[axis]:
+            axis -= 1
+            if extents[axis] > 1 and known(strides[axis]) != distance:
+                break
+            run *= min(box[axis], extents[axis])
+            distance *= extents[axis]
+        lines = self.channels * prod(extents) / run
+        return lines * (ceil(run / self.width) * store + 2)
 
     def _boxes(self, room: int) -> Iterator[Box]:
         """Boxes of at most `room` positions that leave little over: an axis is cut once those

@@ -361,7 +361,7 @@ class HotKernel:
             with emit.loop(0, self.x_side.valid, nonempty=True) as row:
                 at = emit.multiply(self.x_side.stored_row(row.index), stride)
                 pair = (group, emit.add(x_starts[0], row.index))
-                self._store_run(span, source, at, pair, w_start, w_side.valid)
+                self._store_run(span, source, at, (*pair, w_start), w_side.valid)
             return
         valid = []
         extents = (problem.images, *problem.outputs)
@@ -373,17 +373,39 @@ class HotKernel:
                 rest = emit.subtract(emit.constant(extent, dtypes.int64), start)
                 count = emit.minimum(rest, count)
             valid.append(count)
+        outer = self._axes_apart()
+        count = valid[outer]
+        for inner in valid[outer + 1 :]:
+            count = emit.multiply(count, inner)
         with ExitStack() as nest:
             channel = nest.enter_context(emit.loop(0, w_side.valid, nonempty=True)).index
             at = emit.multiply(w_side.stored_row(channel), stride)
-            where = []
-            for axis in range(3):
+            where = list(x_starts)
+            for axis in range(outer):
                 i = nest.enter_context(emit.loop(0, valid[axis], nonempty=True)).index
                 at = emit.add(at, emit.multiply(i, self.x_side.grid[axis]))
-                where.append(emit.add(x_starts[axis], i))
+                where[axis] = emit.add(x_starts[axis], i)
             image, *positions = where
             index = (group, image, emit.add(w_start, channel), *positions)
-            self._store_run(span, source, at, index, x_starts[3], valid[3])
+            self._store_run(span, source, at, index, count)
+
+    def _axes_apart(self) -> int:
+        """How many of the axes (images and positions) are walked one by one to store a unit's
+        sums: those after them lie in y, and in the memory of sums, as one run.
+        """
+        assert isinstance(self.x_side, WindowSide)
+        extents = (known(self.problem.images), *map(known, self.problem.outputs))
+        strides = (known(self.problem.y_strides[1]), *map(known, self.problem.y_strides[3:]))
+        unit, grid, axis = self.x_side.unit, self.x_side.grid, 3
+        run = (grid[3] * extents[3], strides[3] * extents[3])
+        while self.epilogue is None and axis > 0 and unit[axis] == extents[axis]:
+            extent = extents[axis - 1]
+            if extent > 1:
+                if (grid[axis - 1], strides[axis - 1]) != run:
+                    break
+                run = (run[0] * extent, run[1] * extent)
+            axis -= 1
+        return axis
 
     def _turn(self) -> None:
         """Transpose the tile memory, so that y's last axis lies along the lanes."""
@@ -402,10 +424,9 @@ class HotKernel:
                 emit.store(self.turned, emit.add(at, i * self.turned_stride), column)
 
     def _store_run(
-        self, span: Value, source: Pointer, at: Value, index: tuple[Value, ...], start: Value,
-        count: Value,
-    ) -> None:  # fmt: skip
-        """Hand over `count` neighbours of y's last axis from `start` on."""
+        self, span: Value, source: Pointer, at: Value, index: tuple[Value, ...], count: Value
+    ) -> None:
+        """Hand over `count` neighbours along y's last axis, from `index` on."""
         emit, width = self.emit, self.width
         with emit.loop(0, count, width, nonempty=True) as lane:
             exact = isinstance(count.number, int) and count.number % width == 0
@@ -413,7 +434,7 @@ class HotKernel:
             mask = None if exact else emit.mask_below(rest, width)
             value = emit.load(source, emit.add(at, lane.index), self.held, width)
             value = emit.cast(value, self.stored)
-            whole = (*index, emit.add(start, lane.index))
+            whole = (*index[:-1], emit.add(index[-1], lane.index))
             if self.epilogue is None:
                 self._store(span, value, whole, mask)
             else:

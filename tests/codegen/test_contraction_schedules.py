@@ -192,3 +192,31 @@ def test_the_choice_is_the_same_again() -> None:
         contraction_cost.choose(TARGETS[0], dtypes.float32, problem, False) for _ in range(3)
     }
     assert len(chosen) == 1
+
+
+@pytest.mark.parametrize("channels", [5, 16])
+@pytest.mark.parametrize("filters", [3, 20])
+def test_runs_of_a_weight_gradient_are_stored_whole(channels: int, filters: int) -> None:
+    """The result lies as weights do: filters outermost, so channels and taps are one run."""
+    target = targets.host()
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, channels, 6, 7, 8)).astype("f")  # channels as images
+    dy = rng.standard_normal((1, filters, 6, 7, 8)).astype("f")
+    dw = np.empty((1, filters, channels, 3, 3), "f")
+    y_shape = (1, channels, filters, 3, 3)
+    y_view = View(2, (0, 9, 9 * channels, 3, 1))
+    views = [View.contiguous(0, x.shape), View.contiguous(1, dy.shape), y_view]
+    parameters: dict[str, Any] = {
+        "stride": (1, 1), "input_dilation": (1, 1), "kernel_dilation": (1, 1), "low": (1, 1),
+        "flip": False,
+    }  # fmt: skip
+    shapes = (x.shape, dy.shape, y_shape)
+    arrays = [x, dy, dw]
+    run(target, cold_convolve(target, dtypes.float32, shapes, *views, 3, **parameters), arrays)
+    expected = dw.tobytes()
+    (problem,) = convolve_problems(*shapes, *views, **parameters)
+    assert problem.blocks.spans == 1
+    found = _sampled(target, problem, True)
+    assert any(s.box and s.box[0] > 1 and s.box[2:] == (3, 3) for s in found)
+    for schedule in found:
+        assert _computed(target, problem, schedule, 2, arrays) == expected, schedule
