@@ -573,7 +573,8 @@ class NestEmitter:
         operands = [self.value(operand) for operand in expression.operands]
         lanes = max(operand.lanes for operand in operands)
         operands = [emit.broadcast(operand, lanes) for operand in operands]
-        lower = lookup(expression.name).rules["lower"]
+        own = expression.name == "fma"  # no primitive: sums of products are built of it
+        lower = Emit.fma if own else lookup(expression.name).rules["lower"]
         result = lower(emit, *operands, **expression.parameters)
         assert isinstance(result, Value)
         return result

@@ -6,4 +6,8 @@ at given coordinates, in the arithmetic of `index`, and hand over the `loops` th
 from.
 """
 
-from avalon.schedule import pull_movement as pull_movement, pull_values as pull_values
+from avalon.schedule import (
+    pull_movement as pull_movement,
+    pull_products as pull_products,
+    pull_values as pull_values,
+)

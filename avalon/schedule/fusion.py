@@ -21,6 +21,7 @@ from avalon.schedule.calls import LINEAR, SPECIAL, live_calls, totals_rows, wind
 from avalon.schedule.concatenation import nested
 from avalon.schedule.costs import cost_of_call
 from avalon.schedule.pull import RULES, SMALL_REDUCTION, lowering_of
+from avalon.schedule.pull_products import MOST, is_short_product
 from avalon.schedule.pull_values import places_one
 from avalon.schedule.split import splits
 from avalon.shape import size_of
@@ -221,6 +222,8 @@ class Decision:
         name = lowering_of(node.primitive)
         if name == "random_bits":
             return 150.0
+        if name == "contract":
+            return 2.0 * MOST
         return 4.0 if name in ("take", "gather") else 0.0
 
     def _cost(self, node: Node) -> float:
@@ -317,6 +320,8 @@ def has_own_steps(node: Call) -> bool:
         return not places_one(node)
     if splits(node):
         return True
+    if is_short_product(node):
+        return False
     return (name in SPECIAL and name != "scatter") or name not in RULES
 
 
@@ -339,6 +344,8 @@ def pulls_of(node: Call) -> list[float]:
     if node.primitive.kind is Elementwise:
         return [1.0] * count
     name = lowering_of(node.primitive)
+    if is_short_product(node):
+        return [float(node.operands[0].shape[2])] * count
     if name in _REDUCTIONS:
         (x,) = node.operands
         return [(hint(size_of(x.shape)) or 1) / (hint(size_of(node.shape)) or 1)]
