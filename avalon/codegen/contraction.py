@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from math import ceil, prod
 
 from avalon.codegen import contraction_cost, contraction_generic as generic
 from avalon.codegen.contraction_ahead import packed_ahead
+from avalon.codegen.contraction_boxes import Windows, window_sums_kernel
 from avalon.codegen.contraction_hot import Epilogue, HotKernel, Slots, fused_spans_kernel, units
 from avalon.codegen.contraction_problem import (
     Problem,
@@ -71,11 +72,15 @@ class Fused:
             what is to be stored.
         arguments: its own arguments; they are the kernel's slots from `FIRST_SLOT` on.
         symbol: a name for the kernel that no other kernel has.
+        windows: given boxes of a convolution's elements instead, if `write` is None.
+        y: the slot of the result, which is stored too, of those who are given windows.
     """
 
-    write: Epilogue
+    write: Epilogue | None
     arguments: tuple[Argument, ...]
     symbol: str
+    windows: Windows | None = None
+    y: int = FIRST_SLOT
 
 
 @lru_cache(maxsize=4096)
@@ -287,17 +292,32 @@ def _hot(
         kernels[kernel.symbol] = kernel
         launches.append(Launch(kernel.symbol, (*operands, partial), work, problem.flops))
         partial = replace(partial, written=False)
-        if fused:
-            kernel = fused_spans_kernel(fused.symbol, target, dtype, problem, rank, fused.write)
-            arguments = (partial, partial, *own)
-            work = size // known(problem.outputs[2]) if rank else size // known(problem.channels)
-        else:
-            kernel = _spans_kernel(target, dtype)
-            arguments = (partial, *own, *map(_integer, (spans, size, size)))
-            work = ceil(size / generic.SPANS_UNIT)
-        kernels[kernel.symbol] = kernel
-        launches.append(Launch(kernel.symbol, arguments, work, spans * size))
+        for kernel, arguments, work in _joined_spans(
+            target, dtype, problem, rank, partial, own, fused
+        ):
+            kernels[kernel.symbol] = kernel
+            launches.append(Launch(kernel.symbol, arguments, work, spans * size))
     return Lowering(tuple(kernels.values()), tuple(launches), tuple(temporaries))
+
+
+def _joined_spans(
+    target: Target, dtype: DType, problem: Problem, rank: int, partial: Argument,
+    own: tuple[Argument, ...], fused: Fused | None,
+) -> Iterator[tuple[Kernel, tuple[Argument, ...], int]]:  # fmt: skip
+    """The kernels that add the sums of spans, with arguments and units of work."""
+    size, spans = prod(problem.shape), problem.blocks.spans
+    windows = fused.windows if fused else None
+    if fused and windows:
+        kernel, work = window_sums_kernel(fused.symbol, target, dtype, problem, windows)
+        yield kernel, (partial, partial, *own), work
+    elif fused and fused.write:
+        kernel = fused_spans_kernel(fused.symbol, target, dtype, problem, rank, fused.write)
+        run = known(problem.outputs[2]) if rank else known(problem.channels)
+        yield kernel, (partial, partial, *own), size // run
+    if fused is None or (windows and windows.keeps):
+        y = own[fused.y - FIRST_SLOT] if fused else own[0]
+        arguments = (partial, y, *map(_integer, (spans, size, size)))
+        yield _spans_kernel(target, dtype), arguments, ceil(size / generic.SPANS_UNIT)
 
 
 def _hot_kernel(
@@ -306,10 +326,12 @@ def _hot_kernel(
 ) -> tuple[Kernel, int]:  # fmt: skip
     if fused is None:
         return _plain_kernel(target, dtype, problem, rank, is_partial)
-    schedule = contraction_cost.choose(target, dtype, problem, rank > 0)
+    grain = fused.windows.steps if fused.windows else (1, 1, 1)
+    schedule = contraction_cost.choose(target, dtype, problem, rank > 0, grain)
     kernel = HotKernel(
-        fused.symbol, target, dtype, problem, schedule, Slots(0, 1, 2), rank, fused.write, False
-    ).build()
+        fused.symbol, target, dtype, problem, schedule, Slots(0, 1, fused.y), rank, fused.write,
+        False, fused.windows,
+    ).build()  # fmt: skip
     return kernel, units(problem, schedule)
 
 

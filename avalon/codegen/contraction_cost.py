@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import islice, product
-from math import ceil, gcd, prod
+from math import ceil, gcd, lcm, prod
 
 from avalon.codegen.contraction_hot import Schedule, groups_of
 from avalon.codegen.contraction_padding import can_skip, useful
@@ -47,25 +47,32 @@ _FIRST = 3.0  # cycles that a vector costs more which is read in place for the f
 _PLACES, _WAYS = 64 << 10, 16  # bytes after which places in the second cache recur, and how many
 _PAGE = 4096  # rows that lie a multiple of it apart share their places in the first cache
 
+Grain = tuple[int, ...]  # one number for each of the three axes of positions
+
 
 @lru_cache(maxsize=1024)
-def choose(target: Target, dtype: DType, problem: Problem, spatial: bool) -> Schedule:
-    """The cheapest schedule. `spatial` tells convolutions from matrix products."""
-    return min(candidates(target, dtype, problem, spatial), key=lambda found: found[0])[1]
+def choose(
+    target: Target, dtype: DType, problem: Problem, spatial: bool, grain: Grain = (1, 1, 1)
+) -> Schedule:
+    """The cheapest schedule. `spatial` tells convolutions from matrix products; boxes of positions
+    begin at multiples of `grain`.
+    """
+    found = candidates(target, dtype, problem, spatial, grain)
+    return min(found, key=lambda candidate: candidate[0])[1]
 
 
 def candidates(
-    target: Target, dtype: DType, problem: Problem, spatial: bool
+    target: Target, dtype: DType, problem: Problem, spatial: bool, grain: Grain = (1, 1, 1)
 ) -> Iterator[tuple[float, Schedule]]:
     """Schedules that may be the cheapest, each with its estimated cycles."""
-    model = _Model(target, dtype, problem)
+    model = _Model(target, dtype, problem, grain)
     for cost, schedule in model.windows() if spatial else model.products():
         yield model.balanced(cost, schedule), schedule
 
 
 class _Model:
-    def __init__(self, target: Target, dtype: DType, problem: Problem) -> None:
-        self.target, self.dtype, self.problem = target, dtype, problem
+    def __init__(self, target: Target, dtype: DType, problem: Problem, grain: Grain) -> None:
+        self.target, self.dtype, self.problem, self.grain = target, dtype, problem, grain
         self.width = lanes_of(target, dtype)
         self.size = summed_in(dtype).itemsize
         self.blocks = problem.blocks
@@ -465,6 +472,10 @@ class _Model:
             box[axis] = ceil(tiles / groups) * tile[axis]
             if groups > 1:
                 break
+        for axis, grain in enumerate(self.grain, 1):
+            if box[axis] < extents[axis]:
+                size = lcm(tile[axis], grain)
+                box[axis] = ceil(box[axis] / size) * size
         return (box[0], box[1], box[2], box[3])
 
 

@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from avalon import dtype as dtypes
+from avalon.codegen.contraction_boxes import WindowBoxes, Windows
 from avalon.codegen.contraction_fetch import Fetching, is_worth_it
 from avalon.codegen.contraction_pack import Block, Scratch, block_at, quotient, split
 from avalon.codegen.contraction_problem import Problem, known
 from avalon.codegen.contraction_sides import DirectSide, Operand, PackedSide
 from avalon.codegen.contraction_skip import SkippingRows
 from avalon.codegen.contraction_tile import (
-    QUARTER,
     Stream,
     add_into,
     lanes_of,
     summed_in,
     sums,
-    turned,
+    turn_into,
     turned_sums,
 )
 from avalon.codegen.contraction_window import Box, WindowLanes, WindowRows, WindowSide
@@ -111,6 +111,7 @@ class HotKernel:
     def __init__(
         self, symbol: str, target: Target, dtype: DType, problem: Problem, schedule: Schedule,
         slots: Slots, rank: int, epilogue: Epilogue | None, is_partial: bool,
+        windows: Windows | None = None,
     ) -> None:  # fmt: skip
         self.emit = emit = Emit(symbol, target)
         self.problem, self.schedule, self.slots, self.rank = problem, schedule, slots, rank
@@ -130,8 +131,9 @@ class HotKernel:
         self.tile = scratch.reserve((self.rows.count + self.width) * self.stride, self.held)
         # The lanes run along y's last axis, or are turned to do so.
         self.turns = schedule.x_in_lanes is (schedule.box is None)
+        self.boxes = self._boxes(windows) if windows is not None else None
         self.turned_stride = -(-self.rows.count // self.width) * self.width
-        if self.turns:
+        if self.turns and not (self.boxes and self.boxes.crosses):
             self.turned = scratch.reserve(self.stride * self.turned_stride, self.held)
         # Sums of one block, whose lanes lie as y does, need no memory of their own.
         self.stores_at_once = (
@@ -153,6 +155,14 @@ class HotKernel:
                     self.emit, self.scratch, side.source, dtype, side.read, tiles
                 )
         return found
+
+    def _boxes(self, windows: Windows) -> WindowBoxes:
+        side, outputs = self.x_side, [known(extent) for extent in self.problem.outputs]
+        assert isinstance(side, WindowSide)
+        return WindowBoxes(
+            self.emit, self.scratch, windows, side.unit, outputs, side.grid, self.stride,
+            self.held, self.width, self.turns,
+        )  # fmt: skip
 
     def _axis_side(self, is_x: bool, dtype: DType) -> PackedSide | DirectSide:
         emit, problem, schedule = self.emit, self.problem, self.schedule
@@ -353,8 +363,11 @@ class HotKernel:
         """Hand over the unit's elements."""
         emit, problem = self.emit, self.problem
         source, stride = self.tile, self.stride
-        if self.turns:
-            self._turn()
+        if self.turns and not (self.boxes and self.boxes.crosses):
+            shape = (self.rows.count, stride)
+            turn_into(
+                emit, source, shape, self.turned, self.turned_stride, self.held, self.width
+            )
             source, stride = self.turned, self.turned_stride
         w_side = self.w_side
         if not isinstance(self.x_side, WindowSide):
@@ -373,6 +386,10 @@ class HotKernel:
                 rest = emit.subtract(emit.constant(extent, dtypes.int64), start)
                 count = emit.minimum(rest, count)
             valid.append(count)
+        if self.boxes is not None:
+            self.boxes.hand_over(source, stride, group, valid[0], w_side, w_start, x_starts)
+            if not self.boxes.keeps:
+                return
         outer = self._axes_apart()
         count = valid[outer]
         for inner in valid[outer + 1 :]:
@@ -406,22 +423,6 @@ class HotKernel:
                 run = (run[0] * extent, run[1] * extent)
             axis -= 1
         return axis
-
-    def _turn(self) -> None:
-        """Transpose the tile memory, so that y's last axis lies along the lanes."""
-        emit, width, stride = self.emit, self.width, self.stride
-        with (
-            emit.loop(0, self.rows.count, width, nonempty=True) as row,
-            emit.loop(0, stride, QUARTER, nonempty=True) as lane,
-        ):
-            at = emit.add(emit.multiply(row.index, stride), lane.index)
-            strip = [
-                emit.load(self.tile, emit.add(at, i * stride), self.held, QUARTER)
-                for i in range(width)
-            ]
-            at = emit.add(emit.multiply(lane.index, self.turned_stride), row.index)
-            for i, column in enumerate(turned(emit, strip)):
-                emit.store(self.turned, emit.add(at, i * self.turned_stride), column)
 
     def _store_run(
         self, span: Value, source: Pointer, at: Value, index: tuple[Value, ...], count: Value

@@ -198,3 +198,24 @@ def turned(emit: Emit, rows: Sequence[Value]) -> list[Value]:
     a, b, c, d = (pick(*pair, order) for order in (low, high) for pair in (ab, cd))
     first, last = (0, 1, 4, 5), (2, 3, 6, 7)
     return [pick(a, b, first), pick(a, b, last), pick(c, d, first), pick(c, d, last)]
+
+
+def turn_into(
+    emit: Emit, source: Pointer, shape: tuple[int, int], target: Pointer, stride: int, dtype: DType,
+    width: int,
+) -> None:  # fmt: skip
+    """Transpose a matrix in memory; rows are taken `width` at a time, and the target's are `stride`
+    apart.
+    """
+    rows, columns = shape
+    with (
+        emit.loop(0, rows, width, nonempty=True) as row,
+        emit.loop(0, columns, QUARTER, nonempty=True) as column,
+    ):
+        at = emit.add(emit.multiply(row.index, columns), column.index)
+        strip = [
+            emit.load(source, emit.add(at, i * columns), dtype, QUARTER) for i in range(width)
+        ]
+        at = emit.add(emit.multiply(column.index, stride), row.index)
+        for i, values in enumerate(turned(emit, strip)):
+            emit.store(target, emit.add(at, i * stride), values)

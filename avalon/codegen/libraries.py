@@ -16,6 +16,7 @@ from typing import Protocol
 from avalon.codegen import contraction, cumulative, sort
 from avalon.codegen.contraction import Fused, View
 from avalon.codegen.epilogue import EpilogueEmitter
+from avalon.codegen.epilogue_windows import WindowEmitter
 from avalon.codegen.target import Target
 from avalon.runtime.plan import Argument, Kernel, Launch
 from avalon.schedule import order
@@ -103,8 +104,12 @@ def _fused(step: LibraryStep, buffers: Buffers, target: Target) -> Fused | None:
         epilogue.step.nest.text,
     )  # fmt: skip
     digest = sha256(repr(identity).encode()).hexdigest()[:16]
-    emitter = EpilogueEmitter(epilogue, call.shape, target)
-    return Fused(emitter.write, tuple(arguments), f"{call.primitive.name}_{digest}")
+    symbol = f"{call.primitive.name}_{digest}"
+    if epilogue.walk.extents == call.shape:
+        return Fused(EpilogueEmitter(epilogue, target).write, tuple(arguments), symbol)
+    windows = WindowEmitter(epilogue, call.shape, target)
+    y = contraction.FIRST_SLOT + epilogue.argument
+    return Fused(None, tuple(arguments), symbol, windows, y)
 
 
 def _argsort(

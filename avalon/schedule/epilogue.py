@@ -1,9 +1,9 @@
 """Contractions that hand their elements on: a nest that only follows one is computed inside it.
 
 Comes in: the schedule of the hot tier. Goes out: the same schedule, in which a nest that reads a
-contraction's result just where it stores its own (bias, activation, residual, ...) has become the
-contraction's epilogue. Guaranteed: the same values; the result itself is still stored if something
-else reads it.
+contraction's result just where it stores its own (bias, activation, residual, ...), or in windows
+that do not overlap (pooling), has become the contraction's epilogue. Guaranteed: the same values;
+the result itself is still stored if something else reads it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from avalon.schedule.index import Affine, Axis
 from avalon.schedule.loops import Apply, Expression, Extreme, Load, Nest, Reduce
 from avalon.schedule.pull import lowering_of
 from avalon.schedule.steps import AnyStep, LibraryStep, LoopStep, Schedule, Step, Value
+from avalon.schedule.windows import Walk, walk_of, whole
 from avalon.shape import contiguous_strides
 from avalon.switches import declare
 
@@ -26,7 +27,12 @@ FUSE_EPILOGUES = declare(
     "fuse epilogues", "fusion", "products and convolutions compute what follows them: bias, relu"
 )
 
+FUSE_WINDOWS = declare(
+    "fuse windows", "fusion", "convolutions compute the pooling that follows them"
+)
+
 _LARGEST = 64  # expressions that an epilogue may have: it runs in the innermost loop of storing
+_LARGEST_WINDOW = 400  # or may have for a window, where it runs less often
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,13 @@ class Epilogue:
     Attributes:
         step: the nest's step.
         argument: which of its arguments is the contraction's result.
-        groups: for each loop of the nest, outermost first, the axes of the result that it walks.
+        walk: how the nest's loops walk the result.
         keeps: whether the result is stored, too.
     """
 
     step: Step
     argument: int
-    groups: tuple[tuple[int, ...], ...]
+    walk: Walk
     keeps: bool
 
 
@@ -120,17 +126,28 @@ def _fused(
         for place, key in enumerate(following.keys)
         if not isinstance(key, tuple) and _resolve(schedule, key) is result
     ]
-    axes = list(axes_of(nest))
-    groups = _grouped(step.call.shape, [axis.extent for axis in axes])
-    if len(arguments) != 1 or groups is None or result.dtype is not step.call.dtype:
+    if len(arguments) != 1 or result.dtype is not step.call.dtype:
         return None
-    loads = _loads(nest)
+    walk = _walk(step, nest, arguments[0])
+    return Epilogue(following, arguments[0], walk, keeps) if walk else None
+
+
+def _walk(step: LibraryStep, nest: Nest, argument: int) -> Walk | None:
+    """How a nest walks a contraction's result: element by element, or window by window."""
+    found = _loads(nest)
+    if found is None:
+        return None
+    loads = [load for load in found[0] if load.argument == argument]
+    shape, axes = step.call.shape, list(axes_of(nest))
+    groups = _grouped(shape, [axis.extent for axis in axes])
     home = _row_major(axes)
-    if loads is None or any(
-        load.index != home or load.guards for load in loads if load.argument == arguments[0]
-    ):
+    if groups is not None and not any(load.index != home or load.guards for load in loads):
+        return whole(shape, groups) if found[1] <= _LARGEST else None
+    # Sums in a wider type than the result's are not rounded where windows are read.
+    is_held = step.call.dtype.itemsize >= 4
+    if not FUSE_WINDOWS.on or lowering_of(step.call.primitive) != "convolve" or not is_held:
         return None
-    return Epilogue(following, arguments[0], groups, keeps)
+    return walk_of(shape, axes, loads)
 
 
 def _grouped(shape: tuple[int, ...], extents: list[int]) -> tuple[tuple[int, ...], ...] | None:
@@ -158,8 +175,10 @@ def _row_major(axes: list[Axis]) -> Affine:
     )
 
 
-def _loads(nest: Nest) -> list[Load] | None:
-    """What a nest reads; None if it holds a reduction, or is too long."""
+def _loads(nest: Nest) -> tuple[list[Load], int] | None:
+    """What a nest reads, and how many expressions it has; None if one of them is a reduction, or
+    they are too many.
+    """
     found: list[Load] = []
     pending: list[Expression] = [store.value for store in nest.stages[0].stores]
     seen: set[int] = set()
@@ -168,11 +187,11 @@ def _loads(nest: Nest) -> list[Load] | None:
         if id(expression) in seen:
             continue
         seen.add(id(expression))
-        if isinstance(expression, Reduce | Extreme) or len(seen) > _LARGEST:
+        if isinstance(expression, Reduce | Extreme) or len(seen) > _LARGEST_WINDOW:
             return None
         if isinstance(expression, Load):
             found.append(expression)
             pending.extend(expression.guards)
         elif isinstance(expression, Apply):
             pending.extend(expression.operands)
-    return found
+    return found, len(seen)
