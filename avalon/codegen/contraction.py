@@ -214,7 +214,7 @@ def hot_contract(
     problem = contract_problem(shape, a, b, y)
     ahead = packed_ahead(target, dtype, problem) if stays else None
     if ahead is not None:
-        if fused:
+        if fused and fused.write:
             symbol = f"{fused.symbol}_{ahead.kernel.symbol}"
             fused = replace(fused, write=ahead.writing(fused.write), symbol=symbol)
         packed = Argument("buffer", temporary, written=True)
