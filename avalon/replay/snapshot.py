@@ -162,8 +162,8 @@ class Named:
 
     Attributes:
         names: what it reads; get, put: how one of them is read and written.
-        cells: of the closure, in the order of the names; space: of the globals. Who looks often
-            reads there.
+        cells: of the closure, in the order of the names; space: of the globals; function: whose
+            defaults and code these are. Who looks often reads there.
     """
 
     names: tuple[str, ...]
@@ -171,6 +171,7 @@ class Named:
     put: Callable[[str, Any], None]
     cells: tuple[types.CellType, ...] = ()
     space: dict[str, Any] | None = None
+    function: types.FunctionType | None = None
 
 
 class _Names(Container):
@@ -468,7 +469,7 @@ def _surroundings(path: str, function: Any) -> Iterator[tuple[str, type[Containe
     if function.__defaults__ or function.__kwdefaults__:
         names: tuple[str, ...] = ("__defaults__", "__kwdefaults__", "__code__")
         read, put = functools.partial(getattr, function), functools.partial(setattr, function)
-        yield path, _Names, Named(names, read, put)
+        yield path, _Names, Named(names, read, put, function=function)
     module = function.__module__ or ""
     if module.partition(".")[0] == "avalon" or _in_library(module):
         return  # the globals of libraries are not state

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import chain, repeat
 from operator import is_
-from types import CellType
+from types import CellType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class Watch:
         self._parts: list[Iterable[Any]] = []  # their keys, values and items, read anew each time
         self._cells: list[tuple[CellType, Any]] = []  # of closures, and what they hold
         self._globals: list[tuple[dict[str, Any], str, Any]] = []
+        self._functions: list[tuple[FunctionType, Any, Any, Any]] = []  # defaults and code
         self._others: list[Entry] = []
         copies = {id(world), id(world[-1])}  # the last one is the empty dict of named arguments
         for given, converted in zip(arguments, world, strict=False):
@@ -75,6 +76,9 @@ class Watch:
             self._globals += zip(repeat(container.space), container.names, entry.children)
         elif isinstance(container, Named) and container.cells and entry.has_values():
             self._cells += zip(container.cells, entry.children, strict=True)
+        elif isinstance(container, Named) and container.function is not None:
+            positional, named, code = entry.children
+            self._functions.append((container.function, positional, named, code))
         elif not isinstance(container, tuple):
             self._others.append(entry)
 
@@ -100,7 +104,14 @@ class Watch:
         for space, name, content in self._globals:
             if space.get(name, MISSING) is not content:
                 return False
-        for entry in self._others:  # defaults of functions, slots of objects
+        for function, positional, named, code in self._functions:
+            if (
+                function.__code__ is not code
+                or function.__defaults__ is not positional
+                or function.__kwdefaults__ is not named
+            ):
+                return False
+        for entry in self._others:  # slots of objects, closures whose names have no value yet
             children = entry.kind.children(entry.container)
             if len(children) != len(entry.children) or not all(map(is_, children, entry.children)):
                 return False

@@ -265,6 +265,26 @@ def test_globals_are_looked_at(monkeypatch):
         step(av.ones(1))
 
 
+def test_defaults_and_code_of_functions_are_looked_at():
+    def scaled(x, factor=2.0, *, shift=0.0):
+        return x * factor + shift
+
+    step = av.compile(lambda x: scaled(x))
+    x = av.ones(1)
+    for defaults, named, expected in [
+        ((2.0,), {"shift": 0.0}, 2.0), ((3.0,), {"shift": 0.0}, 3.0), ((3.0,), {"shift": 1.0}, 4.0)
+    ]:  # fmt: skip
+        scaled.__defaults__, scaled.__kwdefaults__ = defaults, named
+        for _ in range(4):
+            assert step(x).item() == expected
+        assert is_quick(step, x)
+    scaled.__kwdefaults__["shift"] = 2.0
+    assert step(x).item() == 5.0
+    scaled.__code__ = (lambda x, factor, shift: x - factor).__code__
+    scaled.__defaults__ = (3.0, 3.0)
+    assert step(x).item() == -2.0
+
+
 def test_changes_of_settings_and_state_of_an_optimizer_are_seen():
     model, optimizer, step, x = trained()
     assert is_quick(step, x)

@@ -67,6 +67,27 @@ def test_a_view_shares_memory_and_pins_until_the_last_view_of_it_dies():
     assert not block.pinned
 
 
+def test_threads_that_look_at_the_same_time_all_pin():
+    for _ in range(50):
+        block, views, start = Buffer(64), [], threading.Barrier(4)
+
+        def look(block=block, views=views, start=start):
+            start.wait()
+            views.append(block.as_numpy(dtype.float32, (16,)))
+
+        lookers = [threading.Thread(target=look) for _ in range(4)]
+        for looker in lookers:
+            looker.start()
+        for looker in lookers:
+            looker.join()
+        while views:
+            assert block.pinned
+            views.pop()
+        del looker, lookers, look
+        gc.collect()
+        assert not block.pinned
+
+
 def test_a_view_keeps_the_memory_of_a_dead_buffer():
     view = Buffer.from_numpy(np.full(1000, 5, "int64")).as_numpy(dtype.int64, (1000,))
     others = [Buffer(8000) for _ in range(4)]
