@@ -171,7 +171,7 @@ class Named:
     put: Callable[[str, Any], None]
     cells: tuple[types.CellType, ...] = ()
     space: dict[str, Any] | None = None
-    function: types.FunctionType | None = None
+    function: Any = None
 
 
 class _Names(Container):
