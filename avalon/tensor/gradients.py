@@ -15,10 +15,12 @@ from avalon.errors import AutogradError, ShapeError
 from avalon.tensor.core import Tensor, method, wrap
 from avalon.tensor.creation import constant_tensor
 from avalon.tensor.layout import is_dense
+from avalon.tensor.views import expand
 from avalon.tensor.writes import assign_
 from avalon.tracing import history as walk
 from avalon.tracing.history import History, Leaf
 from avalon.tracing.modes import set_grad_enabled
+from avalon.tracing.values import Value, recorder
 
 
 def _root(output: Tensor, gradient: Tensor | None, differentiable: bool) -> tuple[History, Any]:
@@ -188,5 +190,13 @@ def grad(
                 )
             result.append(None)
         else:
-            result.append(cotangent if create_graph else wrap(cotangent, None))
+            result.append(cotangent if create_graph else _unrepeated(cotangent))
     return tuple(result)
+
+
+def _unrepeated(cotangent: Value) -> Tensor:
+    """A gradient as PyTorch returns it: that of a sum is an expanded view."""
+    smaller = recorder().repeated(cotangent)
+    if smaller is None:
+        return wrap(cotangent, None)
+    return expand(wrap(smaller, None), cotangent.shape)

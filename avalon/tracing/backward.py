@@ -9,13 +9,16 @@ entry, and on tensors, where the gradient itself is differentiated, they are cal
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 from avalon.differentiation import gradient_of
-from avalon.graph.primitive import Movement
+from avalon.graph.primitive import Movement, lookup
 from avalon.tracing.operation import Operation, Step, chain_of, composite_of, spell_out
 from avalon.tracing.recorded import Line
 from avalon.tracing.values import Value, recorder
+
+_broadcast = lookup("broadcast")
 
 # (history, kept values, wrap) -> the kept values as tensors with histories
 Unfold = Callable[[Any, Sequence[Value], Callable[..., Any]], list[Any]]
@@ -30,10 +33,12 @@ class Backward:
         operation: steps on the cotangent, what is kept, and `numbers`; None if there are none.
         results: for each operand the slot of its cotangent, or None.
         unfold: what is kept as tensors that can be differentiated, where that is not plain.
+        repeats: its cotangent's elements are only repeated (the gradient of a sum).
     """
 
     __slots__ = (
-        "_taken", "keep", "note", "numbers", "operation", "releases", "results", "unfold",
+        "_taken", "keep", "note", "numbers", "operation", "releases", "repeats", "results",
+        "unfold",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +58,7 @@ class Backward:
         self.releases = releases
         self.numbers = tuple(numbers)
         self.unfold = unfold
+        self.repeats = operation is not None and _only_repeats(operation)
         inputs = 1 + len(self.keep) + len(self.numbers)
         self._taken = [
             slot
@@ -65,7 +71,10 @@ class Backward:
         """The cotangents of the operands, recorded on values."""
         known = [cotangent, *kept, *self.numbers]
         if self.operation is not None:
-            known += recorder().put(self.operation, known, line, self.note)
+            made = recorder().put(self.operation, known, line, self.note)
+            if self.repeats:
+                recorder().note_repeats(made[0], self.operation.steps[:-1], cotangent)
+            known += made
         return [None if place is None else known[place] for place in self._taken]
 
     def differentiate(
@@ -84,6 +93,17 @@ class Backward:
         if self.operation is not None:
             slots = self.operation.apply(slots)
         return [None if slot is None else slots[slot] for slot in self.results]
+
+
+def _only_repeats(operation: Operation) -> bool:
+    """Whether all that an operation does is to move its operand, with a broadcast at the end."""
+    *before, last = operation.steps
+    moves = all(s.primitive is not None and s.primitive.kind is Movement for s in before)
+    if not before or not moves or last.primitive is not _broadcast or operation.inputs != 1:
+        return False
+    count = len(before)
+    ends = last.places == (count,) and operation.outputs == (count + 1,)
+    return ends and prod(before[-1].shape) != prod(last.shape)
 
 
 def backward_of(

@@ -36,7 +36,15 @@ from avalon.settings import settings
 from avalon.shape import Shape
 from avalon.tracing import execute
 from avalon.tracing.modes import modes
-from avalon.tracing.operation import Operation, call_of, constant_of, input_of, several_of
+from avalon.tracing.operation import (
+    Operation,
+    Step,
+    call_of,
+    composite_of,
+    constant_of,
+    input_of,
+    several_of,
+)
 from avalon.tracing.parts import run_nodes
 from avalon.tracing.recorded import Layered, Line, Recorded, user_line as user_line, user_place
 
@@ -206,6 +214,8 @@ class Recorder:
         self.updated = False
         self.graded = False
         self.places: dict[int, int] = {}  # where the count stood when each place recorded last
+        # for what repeats the elements of something smaller: the steps to that, and their operand
+        self.repeats: dict[int, tuple[Sequence[Step], Value]] = {}
 
     def put(
         self, operation: Operation, operands: Sequence[Value], line: Line, note: str = ""
@@ -296,6 +306,25 @@ class Recorder:
         self.recorded.key.append(input_of(shape, dtype, False))
         self.recorded.lines.append(_NOWHERE)
         return value
+
+    def note_repeats(self, value: Value, steps: Sequence[Step], operand: Value) -> None:
+        """Note that a value, just recorded, repeats what `steps` make of `operand`."""
+        if value.recorder is self:
+            place = Value(operand.shape, operand.dtype)  # not the operand itself, which may die
+            place.recorder = self
+            own = operand.recorder is self
+            place.position = operand.position if own else self.enter(operand)
+            self.repeats[value.position] = steps, place
+
+    def repeated(self, value: Value) -> Value | None:
+        """What a pending value repeats the elements of, if that was noted."""
+        found = self.repeats.get(value.position) if value.recorder is self else None
+        if found is None:
+            return None
+        steps, operand = found
+        kinds = [(operand.shape, operand.dtype)]
+        made = composite_of("what is repeated", kinds, steps, [len(steps)])
+        return self.put(made, (operand,), user_place())[0]
 
     def remember(self, holder: Any, value: Value) -> None:
         """Note that `holder.value`, known until now, is about to be rebound to pending work."""
