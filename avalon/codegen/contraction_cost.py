@@ -23,7 +23,7 @@ from avalon.dtype import DType
 
 _COPY, _TURN, _GATHER = 2.0, 4.0, 18.0  # cycles to pack a vector
 _SEEN, _ROW = 5.0, 12.0  # cycles to copy a vector of x, and more for each row of it
-_STRIP, _STRIPS = 6.0, 10.0  # cycles to turn four positions of an image, and more for all images
+_STRIP, _STRIPS = 3.0, 8.0  # cycles to turn four positions of an image, and more for all images
 _AFAR = 2.0  # times as long it takes to pack weights between copies of x as it takes by itself
 _AGAIN = 0.3  # of the cost of packing a vector, to read it again
 _STORE = 6.0  # cycles to hand a vector to the epilogue
@@ -105,7 +105,7 @@ class _Model:
         """
         sums, tiles = rows * vectors, prod(self.outputs) * ceil(self.images / rows)
         busy = max(sums / 2, (rows + vectors + 2) / 2, 2.0 * vectors, 4.0 if sums < 8 else 0.0)
-        return 1.1 * busy + 0.75 * vectors * max(0.25, 4 / tiles)
+        return 1.13 * busy + 0.75 * vectors * max(0.25, 4 / tiles)
 
     def window_step(self, rows: int, vectors: int) -> float:
         """The same for lanes in a copy of x, which is near, but where vectors straddle two cache
@@ -332,6 +332,11 @@ class _Model:
     def _rows_cost(self, cost: float, schedule: Schedule, box: Box) -> tuple[float, Schedule]:
         """The cost of the sums with that of packing, copying, turning and storing."""
         x_groups, w_groups = groups_of(self.problem, schedule)
+        # The last unit along an axis sums what lies past the end, too.
+        assert schedule.tile is not None
+        extents = (self.images, *self.outputs)
+        for n, t, size, groups in zip(extents, schedule.tile, box, x_groups, strict=True):
+            cost *= groups * size / (ceil(n / t) * t)
         packed = schedule.w_unit * self._span_length() * self.size
         resident = prod(x_groups) > 1 and packed <= _RESIDENT
         # Packed lanes that stay are read again from the second cache by every unit.
@@ -410,7 +415,10 @@ class _Model:
         """The same, with images and positions exchanged."""
         rows = prod(self._extent(axis, box[1 + axis]) for axis in (0, 1))
         strips = self.lengths[0] * rows * ceil(self._extent(2, box[3]) / QUARTER)
-        return prod(x_groups) * self.blocks.total * strips * (_STRIP * box[0] + _STRIPS)
+        # Channels that lie a multiple of a page apart push each other out of the first cache.
+        page = known(self.problem.x_strides[2]) * self.dtype.itemsize % _PAGE == 0
+        strip = 2 * _STRIP if page else _STRIP
+        return prod(x_groups) * self.blocks.total * strips * (strip * box[0] + _STRIPS)
 
     def _storing(self, box: Box, sums: int) -> float:
         """Cycles to hand over all of y, from units of a box with so many sums: in runs of the last
@@ -469,6 +477,10 @@ class _Model:
             largest = max(1, most // prod(box))
             tiles = ceil(extents[axis] / tile[axis])
             groups = ceil(tiles / largest)
+            if groups > 1:
+                # Some more units may leave less over.
+                more = range(groups, min(groups + 3, tiles + 1))
+                groups = min(more, key=lambda n: ceil(tiles / n) * n)
             box[axis] = ceil(tiles / groups) * tile[axis]
             if groups > 1:
                 break
