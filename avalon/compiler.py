@@ -83,10 +83,12 @@ def compile_graph(
     return Program(plan, target, started)
 
 
-def compile_sized(graph: Graph, sizes: Sizes, tier: str = "hot") -> SizedProgram:
+def compile_sized(
+    graph: Graph, sizes: Sizes, tier: str = "hot", show: Show | None = None
+) -> SizedProgram:
     """As `compile_graph`, for a graph whose extents are formulas over the symbols of `sizes`. The
     bodies of its loops, which know their sizes, are fused in the cold tier too: a graph with
-    symbols is one that came back.
+    symbols is one that came back. `show` is called in the hot tier.
     """
     started = perf_counter()
     target = named(settings.target)
@@ -97,7 +99,7 @@ def compile_sized(graph: Graph, sizes: Sizes, tier: str = "hot") -> SizedProgram
         schedule = schedule_calls(graph, tier, HotScheduler)
         plan = assemble(graph, schedule, tier, target)
     else:
-        plan = plan_graph(graph, tier, target)
+        plan = plan_graph(graph, tier, target, show)
     plan.sizes = sizes
     return SizedProgram(plan, target, started)
 

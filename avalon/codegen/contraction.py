@@ -7,8 +7,8 @@ shapes gives the same bits, see `contraction_problem` for the order of the sums.
 
 `cold_contract` and `cold_convolve` serve all shapes with a few kernels that are built once; a shape
 that they meet again and again, in graphs that differ elsewhere, gets a kernel of its own.
-`hot_contract` and `hot_convolve` build kernels for one shape; what is done with the result may be
-`Fused` into them.
+`hot_contract` and `hot_convolve` build kernels for one shape, of which the numbers of rows, columns
+and channels of the sum may be open; what is done with the result may be `Fused` into them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from math import ceil, prod
+from math import prod
 
 from avalon.codegen import contraction_cost, contraction_generic as generic
 from avalon.codegen.contraction_ahead import packed_ahead
@@ -279,18 +279,21 @@ def _hot(
     operands = (Argument("buffer", buffers[0]), Argument("buffer", buffers[1]))
     for problem in problems:
         size, spans = prod(problem.shape), problem.blocks.spans
-        if not size:
+        if few(size, 0):
             continue
-        if spans == 1:
+        if few(spans, 1):
             kernel, work = _hot_kernel(target, dtype, problem, rank, False, fused)
             kernels[kernel.symbol] = kernel
-            launches.append(Launch(kernel.symbol, (*operands, *own), work, problem.flops))
+            arguments = (*operands, *own, *map(_integer, problem.formulas))
+            launches.append(Launch(kernel.symbol, arguments, work, problem.flops))
             continue
         partial = Argument("buffer", temporary + len(temporaries), written=True)
         temporaries.append(spans * size * summed_in(dtype).itemsize)
-        kernel, work = _hot_kernel(target, dtype, _to_partial_sums(problem), rank, True, None)
+        parts = _to_partial_sums(problem)
+        kernel, work = _hot_kernel(target, dtype, parts, rank, True, None)
         kernels[kernel.symbol] = kernel
-        launches.append(Launch(kernel.symbol, (*operands, partial), work, problem.flops))
+        arguments = (*operands, partial, *map(_integer, parts.formulas))
+        launches.append(Launch(kernel.symbol, arguments, work, problem.flops))
         partial = replace(partial, written=False)
         for kernel, arguments, work in _joined_spans(
             target, dtype, problem, rank, partial, own, fused
@@ -311,13 +314,16 @@ def _joined_spans(
         kernel, work = window_sums_kernel(fused.symbol, target, dtype, problem, windows)
         yield kernel, (partial, partial, *own), work
     elif fused and fused.write:
-        kernel = fused_spans_kernel(fused.symbol, target, dtype, problem, rank, fused.write)
+        kernel = fused_spans_kernel(
+            fused.symbol, target, dtype, problem, rank, fused.write, FIRST_SLOT + len(own)
+        )
         run = known(problem.outputs[2]) if rank else known(problem.channels)
-        yield kernel, (partial, partial, *own), size // run
+        numbers = map(_integer, (spans, size, *problem.formulas))
+        yield kernel, (partial, partial, *own, *numbers), size // run
     if fused is None or (windows and windows.keeps):
         y = own[fused.y - FIRST_SLOT] if fused else own[0]
         arguments = (partial, y, *map(_integer, (spans, size, size)))
-        yield _spans_kernel(target, dtype), arguments, ceil(size / generic.SPANS_UNIT)
+        yield _spans_kernel(target, dtype), arguments, -(-size // generic.SPANS_UNIT)
 
 
 def _hot_kernel(
@@ -328,9 +334,10 @@ def _hot_kernel(
         return _plain_kernel(target, dtype, problem, rank, is_partial)
     grain = fused.windows.steps if fused.windows else (1, 1, 1)
     schedule = contraction_cost.choose(target, dtype, problem, rank > 0, grain)
+    slots = Slots(0, 1, fused.y, FIRST_SLOT + len(fused.arguments))
     kernel = HotKernel(
-        fused.symbol, target, dtype, problem, schedule, Slots(0, 1, fused.y), rank, fused.write,
-        False, fused.windows,
+        fused.symbol, target, dtype, problem, schedule, slots, rank, fused.write, False,
+        fused.windows,
     ).build()  # fmt: skip
     return kernel, units(problem, schedule)
 

@@ -21,6 +21,7 @@ from avalon.codegen.emit import Emit, Value
 from avalon.codegen.target import Target
 from avalon.dtype import DType
 from avalon.runtime.plan import Kernel
+from avalon.size import is_open
 
 _WIDTHS = (64, 48, 32)  # lanes of a panel: the first that divides the channels is taken
 _NEAR = 2048  # bytes that rows of w may lie apart to be read in place as fast as panels are
@@ -53,15 +54,18 @@ class Ahead:
 
 @lru_cache(maxsize=256)
 def packed_ahead(target: Target, dtype: DType, problem: Problem) -> Ahead | None:
-    """The packing and what follows it; None where w is read as fast in place, or does not fall into
-    whole panels.
+    """The packing and what follows it; None where w is read as fast in place, does not fall into
+    whole panels, or is of unknown size.
     """
     channels, depth = known(problem.channels), known(problem.depth)
+    groups, spans = known(problem.groups), problem.blocks.spans
+    if any(map(is_open, (channels, depth, groups, spans))):
+        return None
     lanes = lanes_of(target, dtype)
     width = next((n for n in _WIDTHS if channels % n == 0 and n % lanes == 0), 0)
     _, part, pitch, *_ = map(known, problem.w_strides)
     near = part == 1 and 0 < pitch * dtype.itemsize <= _NEAR
-    one = known(problem.groups) == 1 and problem.blocks.spans == 1
+    one = groups == 1 and spans == 1
     if not width or near or not one or summed_in(dtype) is not dtype:
         return None
     panels = channels // width

@@ -1,7 +1,8 @@
 """Which schedule a contraction gets: estimated cycles of all that fit, the cheapest one wins.
 
-Comes in: a `Problem` of known numbers, a target, a dtype. Goes out: a `Schedule`. Guaranteed: the
-choice depends on nothing else, and no choice changes a bit of the result.
+Comes in: a `Problem`, a target, a dtype. Goes out: a `Schedule`; where sizes are not known, one
+that serves all and is chosen for their samples. Guaranteed: the choice depends on nothing else, and
+no choice changes a bit of the result.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from avalon.codegen.contraction_tile import QUARTER, lanes_of, summed_in
 from avalon.codegen.contraction_window import Box
 from avalon.codegen.target import Target
 from avalon.dtype import DType
+from avalon.size import is_open
 
 _COPY, _TURN, _GATHER = 2.0, 4.0, 18.0  # cycles to pack a vector
 _SEEN, _ROW = 5.0, 12.0  # cycles to copy a vector of x, and more for each row of it
@@ -57,8 +59,19 @@ def choose(
     """The cheapest schedule. `spatial` tells convolutions from matrix products; boxes of positions
     begin at multiples of `grain`.
     """
-    found = candidates(target, dtype, problem, spatial, grain)
-    return min(found, key=lambda candidate: candidate[0])[1]
+    possible = [
+        found
+        for found in candidates(target, dtype, problem.sampled(), spatial, grain)
+        if not problem.formulas or _serves_many(problem, found[1])
+    ]
+    return min(possible, key=lambda found: found[0])[1]
+
+
+def _serves_many(problem: Problem, schedule: Schedule) -> bool:
+    """Whether a schedule is right for other sizes than those that it was made for: whatever number
+    of rows and columns, and of blocks.
+    """
+    return not schedule.turn_lanes and not (schedule.resident and is_open(known(problem.per_span)))
 
 
 def candidates(
@@ -241,9 +254,7 @@ class _Model:
             row_unit = rows if rows < 2 * row_unit else row_unit + schedule.rows
             if rows % row_unit and rows % row_unit < schedule.rows:
                 schedule = replace(schedule, pack_rows=True)
-        x_unit, w_unit = (
-            (lane_unit, row_unit) if schedule.x_in_lanes else (row_unit, lane_unit)
-        )
+        x_unit, w_unit = (lane_unit, row_unit) if schedule.x_in_lanes else (row_unit, lane_unit)
         stays = ceil(rows / row_unit) > 1 and lane_unit * self._span_length() * self.size
         return replace(
             schedule, x_unit=x_unit, w_unit=w_unit,
@@ -311,8 +322,10 @@ class _Model:
                     ceil(n / t) for n, t in zip((self.images, *self.outputs), tile, strict=True)
                 )
                 step = self.skipping_step(rows, vectors) if skips else self.step(rows, vectors, 1)
-                cost = tiles * ceil(self.channels / (vectors * self.width)) * (
-                    step * summed + _TILE * max(1, self.blocks.total)
+                cost = (
+                    tiles
+                    * ceil(self.channels / (vectors * self.width))
+                    * (step * summed + _TILE * max(1, self.blocks.total))
                 )
                 if best is None or cost < best[0]:
                     best = (cost, vectors, tile)

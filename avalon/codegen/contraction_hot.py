@@ -1,7 +1,9 @@
 """The kernel of one contraction with its sizes as constants, and the work after it fused in.
 
-Comes in: a `Problem` of known numbers, a `Schedule`, the slots of x, w and y, and, if asked, an
-epilogue. Goes out: a kernel. Guaranteed: the same bits for every schedule.
+Comes in: a `Problem`, a `Schedule`, the slots of x, w and y, and, if asked, an epilogue. Goes out:
+a kernel. Guaranteed: the same bits for every schedule. Numbers of the problem that are formulas
+are arguments of the kernel: how many rows there are, columns, channels of the sum, and the strides
+that follow from them; those of the tile's rows and lanes are known.
 
 A unit of work computes a box of y: for every block of the sum it packs what it needs of both
 operands, runs the tile over the box, and adds the block's sums to those before, in private memory.
@@ -11,14 +13,23 @@ Then a loop over that memory hands the finished elements to the epilogue, lanes 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 
 from avalon import dtype as dtypes
 from avalon.codegen.contraction_boxes import WindowBoxes, Windows
 from avalon.codegen.contraction_fetch import Fetching, is_worth_it
-from avalon.codegen.contraction_pack import Block, Scratch, block_at, quotient, split
+from avalon.codegen.contraction_pack import (
+    Block,
+    Scratch,
+    block_at,
+    parts_left,
+    pieces,
+    product,
+    quotient,
+    split,
+)
 from avalon.codegen.contraction_problem import Problem, known
 from avalon.codegen.contraction_sides import DirectSide, Operand, PackedSide
 from avalon.codegen.contraction_skip import SkippingRows
@@ -32,10 +43,11 @@ from avalon.codegen.contraction_tile import (
     turned_sums,
 )
 from avalon.codegen.contraction_window import Box, WindowLanes, WindowRows, WindowSide
-from avalon.codegen.emit import Emit, Pointer, Value
+from avalon.codegen.emit import Emit, Index, Pointer, Value
 from avalon.codegen.target import Target
 from avalon.dtype import DType
 from avalon.runtime.plan import Kernel
+from avalon.size import few, is_open
 
 _LONG_ENOUGH = 24  # products, from which on the tile takes longer than storing its scattered rows
 _FAR = 256 << 10  # bytes of an operand from which on it is asked for before it is packed
@@ -80,20 +92,21 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Slots:
-    """Where a kernel finds x, w and y among its arguments."""
+    """Where a kernel finds x, w and y among its arguments, and the first of its own numbers."""
 
     x: int
     w: int
     y: int
+    numbers: int = 3
 
 
 def groups_of(problem: Problem, schedule: Schedule) -> tuple[list[int], int]:
     """How many units lie along each axis of x's parts, and along w's."""
-    w_groups = ceil(known(problem.channels) / schedule.w_unit)
+    w_groups = -(-known(problem.channels) // schedule.w_unit)
     if schedule.box is None:
-        return [ceil(known(problem.images) / schedule.x_unit)], w_groups
+        return [-(-known(problem.images) // schedule.x_unit)], w_groups
     extents = (known(problem.images), *map(known, problem.outputs))
-    return [ceil(n / size) for n, size in zip(extents, schedule.box, strict=True)], w_groups
+    return [-(-n // size) for n, size in zip(extents, schedule.box, strict=True)], w_groups
 
 
 def units(problem: Problem, schedule: Schedule) -> int:
@@ -114,7 +127,9 @@ class HotKernel:
         windows: Windows | None = None,
     ) -> None:  # fmt: skip
         self.emit = emit = Emit(symbol, target)
-        self.problem, self.schedule, self.slots, self.rank = problem, schedule, slots, rank
+        self.given = problem
+        self.problem = problem = problem.opened(emit, slots.numbers)
+        self.schedule, self.slots, self.rank = schedule, slots, rank
         self.epilogue = epilogue
         self.held, self.width = summed_in(dtype), lanes_of(target, dtype)
         self.stored = self.held if is_partial else dtype
@@ -138,7 +153,7 @@ class HotKernel:
         # Sums of one block, whose lanes lie as y does, need no memory of their own.
         self.stores_at_once = (
             epilogue is None and schedule.box is None and not self.turns
-            and known(problem.per_span) == 1 and known(problem.y_strides[2]) == 1
+            and few(known(self.given.per_span), 1) and known(problem.y_strides[2]) == 1
             and problem.summed >= _LONG_ENOUGH
         )  # fmt: skip
 
@@ -146,7 +161,8 @@ class HotKernel:
         """What is asked for before it is packed, of operands that no near cache holds."""
         tiles = self.rows.tile_count * self.lanes.tile_count
         found: dict[AnySide, Fetching] = {}
-        for side, size in zip((self.x_side, self.w_side), self.problem.sizes_read, strict=True):
+        sizes = self.given.sampled().sizes_read
+        for side, size in zip((self.x_side, self.w_side), sizes, strict=True):
             packs = isinstance(side, WindowSide) or (
                 isinstance(side, PackedSide) and not side.resident
             )
@@ -195,11 +211,9 @@ class HotKernel:
         emit, problem, schedule = self.emit, self.problem, self.schedule
         self.rows.begin()
         self.lanes.begin()
-        groups = known(problem.groups)
-        x_groups, w_groups = groups_of(problem, schedule)
-        with emit.loop(
-            emit.begin, emit.end, carried=(emit.constant(-1, dtypes.int64),)
-        ) as unit:
+        groups = emit.index(problem.groups)
+        x_groups, w_groups = self._groups()
+        with emit.loop(emit.begin, emit.end, carried=(emit.constant(-1, dtypes.int64),)) as unit:
             # Neighbouring units share what may stay packed.
             outer = (groups, w_groups) if not schedule.x_in_lanes else (groups, *x_groups)
             inner = x_groups if not schedule.x_in_lanes else [w_groups]
@@ -208,14 +222,15 @@ class HotKernel:
                 start = block_at(emit, problem, emit.constant(0, dtypes.int64))
                 self.following = {side: side.at_block(start) for side in self.fetched}
             span, group, w_start, x_starts = self._begin_unit(unit.index, *outer, *inner)
-            first = emit.multiply(span, known(problem.per_span))
-            total = emit.constant(problem.blocks.total, dtypes.int64)
-            last = emit.minimum(emit.add(first, known(problem.per_span)), total)
-            if problem.blocks.spans == 1:
+            per_span = emit.index(problem.per_span)
+            first = emit.multiply(span, per_span)
+            total = product(emit, problem.counts)
+            last = emit.minimum(emit.add(first, per_span), total)
+            if few(self.given.blocks.spans, 1):
                 first, last = emit.constant(0, dtypes.int64), total
             if schedule.resident:
                 assert isinstance(self.lanes, PackedSide)
-                key = quotient(emit, unit.index, prod(inner))
+                key = quotient(emit, unit.index, product(emit, inner))
                 with (
                     emit.if_(emit.not_equal(key, unit.values[0])),
                     emit.loop(first, last) as number,
@@ -229,8 +244,19 @@ class HotKernel:
                 self._finish(span, group, w_start, x_starts)
         return Kernel(emit.symbol, emit.finish(), self.scratch.size)
 
+    def _groups(self) -> tuple[list[Index], Index]:
+        """As `groups_of`, inside the kernel."""
+        emit, problem, schedule = self.emit, self.problem, self.schedule
+        w_groups = pieces(emit, problem.channels, schedule.w_unit)
+        if schedule.box is None:
+            return [pieces(emit, problem.images, schedule.x_unit)], w_groups
+        extents = (problem.images, *problem.outputs)
+        return [
+            pieces(emit, n, size) for n, size in zip(extents, schedule.box, strict=True)
+        ], w_groups
+
     def _begin_unit(
-        self, number: Value, *extents: int
+        self, number: Value, *extents: Index
     ) -> tuple[Value, Value, Value, list[Value]]:
         """Turn to a unit; returns its span and group, and where its parts of w and of x start."""
         emit, schedule = self.emit, self.schedule
@@ -256,7 +282,7 @@ class HotKernel:
     def _sum(self, first: Value, last: Value) -> None:
         """Fill the tile memory with the unit's sums."""
         emit, width = self.emit, self.width
-        if self.problem.blocks.total == 0:
+        if few(self.given.blocks.total, 0):
             zero = emit.constant(0, self.held, width)
             with emit.loop(0, self.rows.count * self.stride, width) as i:
                 emit.store(self.tile, i.index, zero)
@@ -271,7 +297,7 @@ class HotKernel:
             self.rows.begin_block(block)
             self._look_at_following(number.index, last)
             is_first: Value | bool = True
-            if known(self.problem.per_span) > 1:
+            if not few(known(self.given.per_span), 1):
                 is_first = emit.equal(number.index, first)
             with self.lanes.tiles() as (panel, column):
                 self._sum_panel(block, panel, column, is_first)
@@ -287,13 +313,25 @@ class HotKernel:
         for side, fetching in self.fetched.items():
             fetching.begin(emit.where(goes_on, side.at_block(block), self.following[side]))
 
-    def _sum_panel(
-        self, block: Block, panel: Value, column: Value, is_first: Value | bool
-    ) -> None:
+    def _sum_panel(self, block: Block, panel: Value, column: Value, is_first: Value | bool) -> None:
+        emit, side = self.emit, self.rows
+        if isinstance(side, SkippingRows):
+            side.begin_panel(block, _stream(self.lanes, panel, self.width))
+        if not (isinstance(side, DirectSide) and side.may_be_few):
+            self._sum_tiles(block, panel, column, is_first, side.tiles)
+            return
+        are_few = side.are_few()
+        with emit.if_(emit.logical_not(are_few)):
+            self._sum_tiles(block, panel, column, is_first, side.tiles)
+        with emit.if_(are_few):
+            self._sum_tiles(block, panel, column, is_first, side.single_rows)
+
+    def _sum_tiles(
+        self, block: Block, panel: Value, column: Value, is_first: Value | bool,
+        tiles: Callable[[], AbstractContextManager[tuple[Value, Value]]],
+    ) -> None:  # fmt: skip
         emit = self.emit
-        if isinstance(self.rows, SkippingRows):
-            self.rows.begin_panel(block, _stream(self.lanes, panel, self.width))
-        with self.rows.tiles() as (source, row):
+        with tiles() as (source, row):
             scalars = _stream(self.rows, source, 1)
             rows: Sequence[int] = range(len(scalars.parts))
             if isinstance(self.rows, WindowRows):
@@ -307,9 +345,7 @@ class HotKernel:
                 count, picked = block.count, None
                 if isinstance(self.rows, SkippingRows):
                     count, picked = self.rows.products(block), self.rows.picked
-                found = sums(
-                    emit, self.held, self.width, count, vectors, scalars, True, picked
-                )
+                found = sums(emit, self.held, self.width, count, vectors, scalars, True, picked)
             if self.stores_at_once:
                 self._store_tile(row, column, found)
             else:
@@ -325,12 +361,11 @@ class HotKernel:
         emit, side, lanes = self.emit, self.rows, self.lanes
         assert not isinstance(side, WindowSide)
         assert not isinstance(lanes, WindowSide)
-        row_stride = known(self.problem.y_strides[1])
+        row_stride = emit.index(self.problem.y_strides[1])
         first = side.first_row(kept)
         place = emit.add(emit.multiply(first, row_stride), emit.add(self.place, column))
         lanes_left = emit.subtract(lanes.valid, column)
-        parts = lanes.operand.parts
-        is_exact = parts % lanes.width == 0 and lanes.unit % lanes.width == 0
+        is_exact = lanes.is_exact
         new = lanes.new if isinstance(lanes, DirectSide) else None
         nothing = emit.constant(0, self.held, self.width)
         for row, vectors in enumerate(found):
@@ -342,7 +377,7 @@ class HotKernel:
                 if new is None and not is_exact:
                     mask = emit.mask_below(emit.subtract(lanes_left, at), self.width)
                 value = emit.cast(emit.add(nothing, value), self.stored)
-                where = emit.add(place, row * row_stride + at)
+                where = emit.add(place, emit.add(emit.multiply(row_stride, row), at))
                 if present is None:
                     emit.store(emit.pointer(self.slots.y), where, value, mask)
                     continue
@@ -352,14 +387,13 @@ class HotKernel:
     def _place(self, span: Value, index: tuple[Value, ...]) -> Value:
         """Where in y the element with this index is."""
         emit, problem = self.emit, self.problem
-        place = emit.add(emit.multiply(span, known(problem.span_stride)), known(problem.y_offset))
+        place = emit.multiply(span, emit.index(problem.span_stride))
+        place = emit.add(place, emit.index(problem.y_offset))
         for i, stride in zip(index, problem.y_strides, strict=False):
-            place = emit.add(place, emit.multiply(i, known(stride)))
+            place = emit.add(place, emit.multiply(i, emit.index(stride)))
         return place
 
-    def _finish(
-        self, span: Value, group: Value, w_start: Value, x_starts: list[Value]
-    ) -> None:
+    def _finish(self, span: Value, group: Value, w_start: Value, x_starts: list[Value]) -> None:
         """Hand over the unit's elements."""
         emit, problem = self.emit, self.problem
         source, stride = self.tile, self.stride
@@ -378,14 +412,8 @@ class HotKernel:
             return
         valid = []
         extents = (problem.images, *problem.outputs)
-        for size, extent, start in zip(
-            self.x_side.unit, map(known, extents), x_starts, strict=True
-        ):
-            count = emit.constant(min(size, extent), dtypes.int64)
-            if extent % size and extent > size:
-                rest = emit.subtract(emit.constant(extent, dtypes.int64), start)
-                count = emit.minimum(rest, count)
-            valid.append(count)
+        for size, extent, start in zip(self.x_side.unit, extents, x_starts, strict=True):
+            valid.append(parts_left(emit, extent, start, size))
         if self.boxes is not None:
             self.boxes.hand_over(source, stride, group, valid[0], w_side, w_start, x_starts)
             if not self.boxes.keeps:
@@ -411,7 +439,9 @@ class HotKernel:
         sums: those after them lie in y, and in the memory of sums, as one run.
         """
         assert isinstance(self.x_side, WindowSide)
-        extents = (known(self.problem.images), *map(known, self.problem.outputs))
+        # Of images it only counts whether there may be several.
+        images = known(self.given.images)
+        extents = (2 if is_open(images) else images, *map(known, self.problem.outputs))
         strides = (known(self.problem.y_strides[1]), *map(known, self.problem.y_strides[3:]))
         unit, grid, axis = self.x_side.unit, self.x_side.grid, 3
         run = (grid[3] * extents[3], strides[3] * extents[3])
@@ -476,27 +506,30 @@ def _stream(side: AnySide, place: Value, step: int) -> Stream:
 
 
 def fused_spans_kernel(
-    symbol: str, target: Target, dtype: DType, problem: Problem, rank: int, write: Epilogue
-) -> Kernel:
+    symbol: str, target: Target, dtype: DType, problem: Problem, rank: int, write: Epilogue,
+    numbers: int,
+) -> Kernel:  # fmt: skip
     """The kernel that adds the sums of spans (slot 0) and hands the result to an epilogue. A unit
-    is one run of y's last axis.
+    is one run of y's last axis. The number of spans, the size of y and the problem's formulas are
+    in the slots from `numbers` on.
     """
     emit = Emit(symbol, target)
     held, width = summed_in(dtype), lanes_of(target, dtype)
     partial = emit.pointer(0)
-    shape = problem.shape if rank else problem.shape[:3]
-    run = shape[-1]
+    spans, size = emit.integer(numbers), emit.integer(numbers + 1)
+    problem = problem.opened(emit, numbers + 2)
+    shape = (problem.groups, problem.images, problem.channels, *(problem.outputs if rank else ()))
+    run = emit.index(shape[-1])
     with emit.loop(emit.begin, emit.end) as unit:
         where = split(emit, unit.index, *shape[1:-1])
         first = emit.multiply(unit.index, run)
         with emit.loop(0, run, width, nonempty=True) as lane:
-            mask = None if run % width == 0 else emit.mask_below(
-                emit.subtract(emit.constant(run, dtypes.int64), lane.index), width
-            )  # fmt: skip
+            exact = isinstance(run.number, int) and run.number % width == 0
+            mask = None if exact else emit.mask_below(emit.subtract(run, lane.index), width)
             at = emit.add(first, lane.index)
             total = emit.load(partial, at, held, width, mask)
-            with emit.loop(1, problem.blocks.spans, carried=(total,), nonempty=True) as span:
-                there = emit.add(at, emit.multiply(span.index, prod(problem.shape)))
+            with emit.loop(1, spans, carried=(total,)) as span:
+                there = emit.add(at, emit.multiply(span.index, size))
                 value = emit.load(partial, there, held, width, mask)
                 span.next(emit.add(span.values[0], value))
             whole = (*where, lane.index)

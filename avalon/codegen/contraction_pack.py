@@ -8,6 +8,7 @@ its place in y. Guaranteed: any strides; positions outside x, and parts past the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from avalon import dtype as dtypes
@@ -47,6 +48,22 @@ def pieces(emit: Emit, extent: Index, size: Index) -> Value:
     """How many runs of `size` cover `extent`."""
     size = emit.index(size)
     return quotient(emit, emit.add(emit.index(extent), emit.subtract(size, 1)), size)
+
+
+def product(emit: Emit, numbers: Sequence[Index]) -> Value:
+    """Their product."""
+    total = emit.constant(1, dtypes.int64)
+    for number in numbers:
+        total = emit.multiply(total, emit.index(number))
+    return total
+
+
+def parts_left(emit: Emit, extent: Index, first: Value, unit: int) -> Value:
+    """How many of `extent` parts the unit has that begins at `first`."""
+    extent = emit.index(extent)
+    if isinstance(extent.number, int) and (extent.number % unit == 0 or extent.number < unit):
+        return emit.constant(min(extent.number, unit), dtypes.int64)
+    return emit.minimum(emit.subtract(extent, first), emit.constant(unit, dtypes.int64))
 
 
 def split(emit: Emit, number: Value, *extents: Index) -> list[Value]:
@@ -158,9 +175,7 @@ class GatheredSide:
         rest = emit.subtract(self.total, first)
         self.valid = emit.minimum(rest, emit.constant(unit, dtypes.int64))
         origin = problem.x_offset if self.is_x else problem.w_offset
-        place = emit.add(
-            emit.index(origin), emit.multiply(group, emit.index(self.strides[0]))
-        )
+        place = emit.add(emit.index(origin), emit.multiply(group, emit.index(self.strides[0])))
         y_place = emit.constant(0, dtypes.int64)
         if not self.has_positions:
             axis = problem.y_strides[1 if self.is_x else 2]
@@ -215,9 +230,7 @@ class GatheredSide:
             places = emit.load(self.places, part, dtypes.int64, self.lanes)
             inside = emit.mask_below(emit.subtract(self.valid, part), self.lanes)
             places = emit.where(inside, places, emit.like(places, 0))
-            target = emit.add(
-                emit.multiply(panel.index, self.longest * self.stored), vector.index
-            )
+            target = emit.add(emit.multiply(panel.index, self.longest * self.stored), vector.index)
             positions = [
                 emit.add(
                     emit.load(table, part, dtypes.int32, self.lanes),

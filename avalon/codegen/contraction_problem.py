@@ -22,7 +22,7 @@ are summed in float32 and rounded once; integers wrap.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -31,12 +31,13 @@ from typing import Any
 
 from avalon.codegen.emit import Emit, Index, Value
 from avalon.shape import contiguous_strides
-from avalon.size import Size, later
+from avalon.size import Size, few, hint, is_open, later, same
 
 LONGEST_BLOCK = 384
 SPANS = 16  # at most; a span is what one thread may sum while others sum the rest
 _FEW_OUTPUTS = 1 << 14
 _MANY_BLOCKS = 8
+_ONE_SPAN = (_MANY_BLOCKS - 1) * LONGEST_BLOCK  # products of a matrix product in so few blocks
 
 Triple = tuple[Index, Index, Index]
 
@@ -75,6 +76,8 @@ class Blocks:
 
     @property
     def spans(self) -> int:
+        if same(self.per_span, self.total):
+            return 1
         return later(_spans, self.total, self.per_span)
 
     @property
@@ -176,6 +179,40 @@ class Problem:
         return replace(self, **fields)  # type: ignore[arg-type]
 
     @cached_property
+    def room(self) -> list[int]:
+        """The lengths of the longest block that there may be."""
+        channels, *taps = self.lengths
+        inside = [known(length) for length in taps]
+        if is_number(channels):
+            return [known(channels), *inside]
+        return [max(1, LONGEST_BLOCK // prod(inside)), *inside]
+
+    @cached_property
+    def formulas(self) -> list[Size]:
+        """The numbers that are not known yet, each once."""
+        numbers: list[Any] = list(self.numbers(True))
+        return list(dict.fromkeys(number for number in numbers if isinstance(number, Size)))
+
+    def opened(self, emit: Emit, first_slot: int) -> Problem:
+        """The same problem, its `formulas` read from the slots from `first_slot` on."""
+        read = {formula: emit.integer(first_slot + i) for i, formula in enumerate(self.formulas)}
+        return self._with(lambda number: read[number] if isinstance(number, Size) else number)
+
+    def sampled(self) -> Problem:
+        """The same problem for sizes of which a schedule is decided."""
+        return self._with(hint)
+
+    def _with(self, change: Callable[[Any], Index]) -> Problem:
+        if not self.formulas:
+            return self
+        fields: dict[str, Any] = {}
+        for name, _ in _EVERY:
+            value = getattr(self, name)
+            several = isinstance(value, tuple)
+            fields[name] = tuple(map(change, value)) if several else change(value)
+        return replace(self, **fields)
+
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Extents of y: groups, images, channels, three positions."""
         return tuple(map(known, (self.groups, self.images, self.channels, *self.outputs)))
@@ -245,10 +282,29 @@ def known(value: Index) -> int:
     return number  # type: ignore[return-value]
 
 
+def is_number(value: Index) -> bool:
+    """Whether an index is a number already."""
+    return isinstance(value.number if isinstance(value, Value) else value, int)
+
+
 def with_blocks(problem: Problem) -> Problem:
     """The problem with its blocks filled in."""
-    extents = (known(problem.depth), *map(known, problem.taps))
-    row = [later(_number_of_blocks, extents, prod(problem.shape), place) for place in range(9)]
+    depth, (t1, t2, t3) = known(problem.depth), map(known, problem.taps)
+    outputs = prod(problem.shape)
+    row = [later(_number_of_blocks, (depth, t1, t2, t3), outputs, place) for place in range(9)]
+    if not any(map(is_open, (t1, t2, t3))):
+        # Taps are cut as those of one channel are; many of them leave a block no second channel.
+        channels = 1 if is_open(depth) else depth
+        cut = reduction_blocks((channels, t1, t2, t3), _FEW_OUTPUTS + 1)
+        row[1:4], row[5:8] = cut.lengths[1:], cut.counts[1:]
+        if not is_open(depth):
+            row[0], row[4] = cut.lengths[0], cut.counts[0]
+        elif 2 * t1 * t2 * t3 > LONGEST_BLOCK:
+            row[0], row[4] = 1, depth
+    total = prod(row[4:8])
+    one_span = few(total, _MANY_BLOCKS - 1) or not (is_open(outputs) or outputs <= _FEW_OUTPUTS)
+    if one_span or (is_open(depth) and same(t1 * t2 * t3, 1) and depth <= _ONE_SPAN):
+        row[8] = total
     return replace(problem, lengths=tuple(row[:4]), counts=tuple(row[4:8]), per_span=row[8])
 
 
@@ -299,6 +355,7 @@ def convolve_problems(
     ]  # fmt: skip
     problems: list[Problem] = []
     for chosen in product(*phases):
+
         def fill(values: Sequence[int], missing: int) -> tuple[int, ...]:
             return (missing,) * (3 - len(values)) + tuple(values)
 

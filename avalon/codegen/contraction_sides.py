@@ -1,6 +1,7 @@
 """Operands of a specialised contraction whose parts lie on one axis: read in place, or packed.
 
-Comes in: a `Problem` of known numbers, one of its operands, and how its parts are cut into tiles.
+Comes in: a `Problem`, one of its operands, and how its parts are cut into tiles; how many parts and
+steps there are may be an argument of the kernel.
 Goes out: `Stream`s for the innermost loop. Guaranteed: a part past the last is read as some other
 part, never as memory outside the operand.
 """
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 from math import prod
 
 from avalon import dtype as dtypes
-from avalon.codegen.contraction_pack import Block, Scratch, pieces, quotient
-from avalon.codegen.contraction_problem import Problem, known
+from avalon.codegen.contraction_pack import Block, Scratch, parts_left, pieces, quotient
+from avalon.codegen.contraction_problem import Problem, is_number, known
 from avalon.codegen.contraction_tile import (
     QUARTER,
     Stream,
@@ -35,20 +36,27 @@ class Operand:
 
     slot: int
     dtype: DType
-    offset: int
-    group_stride: int
+    offset: Index
+    group_stride: Index
     strides: tuple[int, int, int, int, int]
-    parts: int
+    parts: Index
 
     @staticmethod
     def of(problem: Problem, is_x: bool, slot: int, dtype: DType) -> Operand:
         """Take x or w out of a problem."""
         strides = problem.x_strides if is_x else problem.w_strides
-        group, part, *summed = map(known, strides)
+        part, a, b, c, d = map(known, strides[1:])
         offset = problem.x_offset if is_x else problem.w_offset
         parts = problem.images if is_x else problem.channels
-        a, b, c, d = summed
-        return Operand(slot, dtype, known(offset), group, (part, a, b, c, d), known(parts))
+        return Operand(slot, dtype, offset, strides[0], (part, a, b, c, d), parts)
+
+    def is_cut_evenly(self, size: int) -> bool:
+        """Whether the parts are known to be a multiple of `size`."""
+        return is_number(self.parts) and known(self.parts) % size == 0
+
+    def has_at_least(self, count: int) -> bool:
+        """Whether there are known to be so many parts."""
+        return is_number(self.parts) and known(self.parts) >= count
 
 
 def runs(lengths: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
@@ -112,19 +120,27 @@ class AxisSide:
         self.emit, self.operand, self.problem = emit, operand, problem
         self.lanes, self.width, self.unit = lanes, width, unit
         self.source = emit.pointer(operand.slot)
-        self.lengths = [known(length) for length in problem.lengths]
+        self.lengths = problem.room
         self.steps = Steps(emit, scratch, self.lengths, operand.strides[1:])
         self.place = self.first = emit.constant(0, dtypes.int64)
-        self.valid = emit.constant(min(unit, operand.parts), dtypes.int64)
+        self.valid = parts_left(emit, operand.parts, self.first, unit)
         self.tile_count = -(-unit // width)
         self.count = self.tile_count * width
 
     @property
     def read(self) -> list[tuple[int, int]]:
-        """The axes of the operand that a block of a unit walks: extents and strides."""
+        """The axes of the operand that a block of a unit walks: extents and strides. What nobody
+        knows is taken for large.
+        """
         part, *summed = self.operand.strides
-        unit = min(self.unit, self.operand.parts)
+        parts = self.operand.parts
+        unit = min(self.unit, known(parts)) if is_number(parts) else self.unit
         return [(unit, part), *zip(self.lengths, summed, strict=True)]
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether tiles end where units and the operand end."""
+        return self.operand.is_cut_evenly(self.width) and self.unit % self.width == 0
 
     def begin(self) -> None:
         """Prepare what serves the whole call."""
@@ -134,10 +150,9 @@ class AxisSide:
         """Turn to the parts from `first` on."""
         emit, operand = self.emit, self.operand
         self.first = first
-        if operand.parts % self.unit and operand.parts > self.unit:
-            rest = emit.subtract(emit.constant(operand.parts, dtypes.int64), first)
-            self.valid = emit.minimum(rest, emit.constant(self.unit, dtypes.int64))
-        place = emit.add(emit.multiply(group, operand.group_stride), operand.offset)
+        self.valid = parts_left(emit, operand.parts, first, self.unit)
+        place = emit.multiply(group, emit.index(operand.group_stride))
+        place = emit.add(place, emit.index(operand.offset))
         self.place = emit.add(place, emit.multiply(first, operand.strides[0]))
 
     def at_block(self, block: Block) -> Value:
@@ -160,9 +175,11 @@ class DirectSide(AxisSide):
     new: list[Value] | None = None  # lanes of an early tile that no tile before it has
 
     @property
-    def is_exact(self) -> bool:
-        """Whether tiles end where units and the operand end."""
-        return self.operand.parts % self.width == 0 and self.unit % self.width == 0
+    def may_be_few(self) -> bool:
+        """Whether a unit may have fewer rows than a tile, because nobody knows how many there are:
+        those are taken one by one.
+        """
+        return not self.is_lanes and not is_number(self.operand.parts)
 
     @property
     def starts_early(self) -> bool:
@@ -170,7 +187,7 @@ class DirectSide(AxisSide):
         lanes of the tile before it once more, maybe of another unit.
         """
         turns = self.is_lanes and self.turns and not self.is_exact
-        return turns and self.operand.parts >= self.width
+        return turns and self.operand.has_at_least(self.width)
 
     def begin_block(self, block: Block) -> None:
         """Turn to a block of the sum."""
@@ -183,7 +200,7 @@ class DirectSide(AxisSide):
         with emit.loop(0, pieces(emit, self.valid, self.width), nonempty=True) as tile:
             kept = start = emit.multiply(tile.index, self.width)
             if not self.is_exact and not self.is_lanes:
-                start = emit.minimum(start, emit.subtract(self.valid, self.width))
+                start = self.first_row(start)
             self.masks = None
             if self.starts_early:
                 kept = emit.minimum(start, emit.subtract(self.valid, self.width))
@@ -209,6 +226,8 @@ class DirectSide(AxisSide):
             return row
         tiles = pieces(emit, self.valid, self.width)
         late = emit.subtract(emit.multiply(tiles, self.width), self.valid)
+        if self.may_be_few:
+            late = emit.where(self.are_few(), emit.constant(0, dtypes.int64), late)
         is_last = emit.less_equal(emit.multiply(emit.subtract(tiles, 1), self.width), row)
         return emit.add(row, emit.where(is_last, late, emit.constant(0, dtypes.int64)))
 
@@ -221,6 +240,20 @@ class DirectSide(AxisSide):
     def has_row(self, kept: Value, row: int) -> Value | None:
         """Whether row `row` of a tile is a part of the unit; None: of course."""
         return None
+
+    def are_few(self) -> Value:
+        """Whether the unit has fewer parts than a tile."""
+        return self.emit.less(self.valid, self.emit.constant(self.width, dtypes.int64))
+
+    @contextmanager
+    def single_rows(self) -> Iterator[tuple[Value, Value]]:
+        """The same as `tiles`, of one row each."""
+        emit = self.emit
+        width, self.width = self.width, 1
+        with emit.loop(0, self.valid, nonempty=True) as row:
+            moved = emit.multiply(row.index, self.operand.strides[0])
+            yield emit.add(self.block_place, moved), row.index
+        self.width = width
 
     def turned_stream(self, kept: Value) -> TurnedStream:
         """The same for lanes whose steps are neighbours. Lanes past the last part repeat others."""
@@ -261,11 +294,11 @@ class PackedSide(AxisSide):
         self.stored = -(-width // lanes) * lanes
         self.longest = prod(self.lengths)
         # Blocks are cut along one axis, and so is the outermost run; the last one may be shorter.
-        rest = problem.summed % self.longest if problem.summed else 0
+        rest = _rest(problem, self.longest)
         runs = self.steps.runs
         self.shortest_run = rest if rest and len(runs) == 1 else runs[-1][0]
         self.resident = resident
-        blocks = problem.blocks.per_span if resident else 1
+        blocks = known(problem.per_span) if resident else 1
         tiles = -(-unit // width)
         self.panel = self.longest * self.stored
         self.block_size = tiles * self.panel
@@ -328,7 +361,7 @@ class PackedSide(AxisSide):
             vector = nest.enter_context(emit.loop(0, self.stored, lanes)).index
             first, stride = emit.add(start, vector), self.operand.strides[0]
             late, mask = emit.constant(0, dtypes.int64), None
-            if not is_whole and self.operand.parts >= lanes:
+            if not is_whole and self.operand.has_at_least(lanes):
                 # The last parts are read early enough to end with the unit; those that stand in
                 # front of where they belong, maybe in another unit, are not stored.
                 wanted, last = first, emit.subtract(self.valid, lanes)
@@ -403,10 +436,20 @@ class PackedSide(AxisSide):
 
     def has_row(self, kept: Value, row: int) -> Value | None:
         """Whether row `row` of a tile is a part of the unit; None: of course."""
-        if self.operand.parts % self.width == 0 and self.unit % self.width == 0:
+        if self.is_exact:
             return None
         return self.emit.less(self.emit.add(kept, row), self.valid)
 
     def stream(self, place: Value, step: int) -> Stream:
         """What the innermost loop reads of one tile, `step` parts at once."""
         return Stream(self.panels, place, range(0, self.width, step), self.stored)
+
+
+def _rest(problem: Problem, longest: int) -> int:
+    """How many products are left for the last block of a sum, or more. Of a depth that nobody knows
+    at least one channel is left.
+    """
+    if is_number(problem.depth):
+        return problem.summed % longest if problem.summed else 0
+    taps = prod(map(known, problem.taps))
+    return taps % longest if is_number(problem.lengths[0]) else taps

@@ -71,10 +71,10 @@ class SkippingRows(WindowRows):
     def begin_block(self, block: Block) -> None:
         """Copy what the block's channels and taps see of x, images and positions exchanged."""
         emit, problem = self.emit, self.problem
-        _, n_stride, c_stride, *p_strides = map(known, problem.x_strides)
+        n_stride, c_stride, *p_strides = map(known, problem.x_strides[1:])
         starts = self.starts(block)
         channels = quotient(emit, block.count, self.inner)
-        last_image = emit.constant(known(problem.images) - 1, dtypes.int64)
+        last_image = emit.subtract(emit.index(problem.images), 1)
         width = emit.constant(known(problem.sizes[2]), dtypes.int32)
         with ExitStack() as nest:
             n = nest.enter_context(emit.loop(0, self.unit[0], self.turned, nonempty=True)).index
@@ -164,9 +164,7 @@ class SkippingRows(WindowRows):
         with ExitStack() as nest:
             place = row = kind = emit.constant(0, dtypes.int64)
             for axis in range(3):
-                index = nest.enter_context(
-                    emit.loop(0, self.unit[1 + axis], nonempty=True)
-                ).index
+                index = nest.enter_context(emit.loop(0, self.unit[1 + axis], nonempty=True)).index
                 place = emit.add(place, emit.multiply(index, self.moves[1 + axis]))
                 row = emit.add(row, emit.multiply(index, self.grid[1 + axis]))
                 # The last unit may reach past the last position.

@@ -47,7 +47,7 @@ class WindowSide:
         self.emit, self.problem, self.dtype, self.lanes = emit, problem, dtype, lanes
         self.unit, self.split = unit, split
         self.source = emit.pointer(slot)
-        self.lengths = [known(length) for length in problem.lengths]
+        self.lengths = problem.room
         self.stride = [known(stride) for stride in problem.stride]
         self.dilation = [known(dilation) for dilation in problem.dilation]
         self.extents = [
@@ -93,8 +93,8 @@ class WindowSide:
         """Turn to the box of positions that starts at `origin`."""
         emit = self.emit
         self.origin = origin
-        moved = emit.multiply(group, known(self.problem.x_strides[0]))
-        self.place = emit.add(moved, known(self.problem.x_offset))
+        moved = emit.multiply(group, emit.index(self.problem.x_strides[0]))
+        self.place = emit.add(moved, emit.index(self.problem.x_offset))
 
     def starts(self, block: Block) -> list[Value]:
         """The positions of x (perhaps outside) that come first in a block's copy."""
@@ -109,7 +109,7 @@ class WindowSide:
     @property
     def read(self) -> list[tuple[int, int]]:
         """The axes of x that a block walks: extents and strides."""
-        _, n_stride, c_stride, *p_strides = map(known, self.problem.x_strides)
+        n_stride, c_stride, *p_strides = map(known, self.problem.x_strides[1:])
         extents = [
             min(extent, known(size))
             for extent, size in zip(self.extents, self.problem.sizes, strict=True)
@@ -122,7 +122,7 @@ class WindowSide:
     def at_block(self, block: Block) -> Value:
         """Where the first element is that a block sees; what lies outside x is taken for inside."""
         emit = self.emit
-        _, n_stride, c_stride, *p_strides = map(known, self.problem.x_strides)
+        n_stride, c_stride, *p_strides = map(known, self.problem.x_strides[1:])
         place = emit.add(self.place, emit.multiply(self.origin[0], n_stride))
         place = emit.add(place, emit.multiply(block.start[0], c_stride))
         for start, stride in zip(self.starts(block), p_strides, strict=True):
@@ -133,7 +133,7 @@ class WindowSide:
     def begin_block(self, block: Block) -> None:
         """Copy what the block's channels and taps see of x."""
         emit, problem = self.emit, self.problem
-        _, n_stride, c_stride, *p_strides = map(known, problem.x_strides)
+        n_stride, c_stride, *p_strides = map(known, problem.x_strides[1:])
         inner = prod(self.lengths[1:])
         channels = quotient(emit, block.count, inner) if self.lengths[0] > 1 else 1
         starts = self.starts(block)
@@ -143,12 +143,11 @@ class WindowSide:
             image, channel = emit.add(self.origin[0], n), emit.add(block.start[0], c)
             place = emit.add(self.place, emit.multiply(image, n_stride))
             place = emit.add(place, emit.multiply(channel, c_stride))
-            target = emit.add(
-                emit.multiply(n, self.strides[0]), emit.multiply(c, self.strides[1])
-            )
+            target = emit.add(emit.multiply(n, self.strides[0]), emit.multiply(c, self.strides[1]))
             inside = None
-            if known(problem.images) % self.unit[0]:
-                inside = emit.less(image, known(problem.images))
+            images = emit.index(problem.images)
+            if not isinstance(images.number, int) or images.number % self.unit[0]:
+                inside = emit.less(image, images)
             for axis in (0, 1):
                 size = known(problem.sizes[axis])
                 y = nest.enter_context(emit.loop(0, self.extents[axis], nonempty=True)).index
@@ -182,9 +181,7 @@ class WindowSide:
             else:
                 distances = [split * stride * lane for lane in range(lanes)]
                 base = emit.offset(self.source, at, self.dtype)
-                value = emit.gather(
-                    base, emit.constants(distances, dtypes.int64), self.dtype, mask
-                )
+                value = emit.gather(base, emit.constants(distances, dtypes.int64), self.dtype, mask)
             # The lanes past the row's end are overwritten by what is copied next.
             held = summed_in(self.dtype)
             emit.store(self.copy, emit.add(target, j.index), emit.cast(value, held))

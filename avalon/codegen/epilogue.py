@@ -7,14 +7,18 @@ values, so the same bits.
 
 from __future__ import annotations
 
+from typing import Any
+
 from avalon.codegen.contraction import FIRST_SLOT
 from avalon.codegen.emit import Emit, Pointer, Value
 from avalon.codegen.loops import NestEmitter
 from avalon.codegen.target import Target
 from avalon.schedule.arrange import axes_of
 from avalon.schedule.epilogue import Epilogue
+from avalon.schedule.index import Slot
 from avalon.schedule.loops import Expression, Load, Scalar
 from avalon.shape import contiguous_strides
+from avalon.size import few
 
 
 class FusedEmitter(NestEmitter):
@@ -41,12 +45,17 @@ class FusedEmitter(NestEmitter):
         total = emit.index(0)
         steps = contiguous_strides([extents[axis] for axis in group])
         for axis, step in zip(group, steps, strict=True):
-            if extents[axis] > 1:
+            if not few(extents[axis], 1):
                 total = emit.add(total, emit.multiply(index[axis], step))
         return total
 
     def buffer(self, argument: int) -> Pointer:
         return self.emit.pointer(FIRST_SLOT + argument)
+
+    def number(self, number: Any) -> Value:
+        if isinstance(number, Slot):
+            return self.emit.integer(FIRST_SLOT + number.position)
+        return super().number(number)
 
     def compute(self, expression: Expression) -> Value:
         if isinstance(expression, Scalar):

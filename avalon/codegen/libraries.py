@@ -23,6 +23,7 @@ from avalon.schedule import order
 from avalon.schedule.calls import RUNNING_TOTALS
 from avalon.schedule.pull import lowering_of
 from avalon.schedule.steps import LibraryStep, Operand, Step, Value
+from avalon.size import hint
 
 _argsort_kernel = cache(sort.argsort_kernel)
 _cumulative_kernel = cache(cumulative.cumulative_kernel)
@@ -97,9 +98,13 @@ def _fused(step: LibraryStep, buffers: Buffers, target: Target) -> Fused | None:
     arguments = buffers.arguments(epilogue.step, absent)
     if epilogue.keeps:
         arguments[epilogue.argument] = replace(arguments[epilogue.argument], written=True)
+    arguments += [Argument("integer", number) for number in epilogue.step.numbers or ()]
     call = step.call
+    # For sizes that are not known a kernel is made after their samples.
+    samples = [hint(extent) for x in (call, *call.operands) for extent in x.shape]
     identity = (
         call.primitive.name, [x.shape for x in call.operands], call.dtype.name, call.parameters,
+        samples,
         [(x.strides, x.offset) for x in step.operands], epilogue.keeps, epilogue.argument,
         epilogue.step.nest.text,
     )  # fmt: skip

@@ -10,7 +10,7 @@ plain tier every call has a step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from avalon import dtype as dtypes
 from avalon.errors import GraphError
@@ -505,10 +505,24 @@ def _whole(scheduler: CallScheduler, node: Call) -> None:
 
 def _library(scheduler: CallScheduler, node: Call) -> None:
     operands = tuple(scheduler.operand(operand) for operand in node.operands)
-    numbers = [n for x in (node, *node.operands) for n in x.shape]
-    numbers += [n for operand in operands for n in (*operand.strides, operand.offset)]
-    serves_all = scheduler.generic or any(map(is_open, numbers))
-    scheduler.schedule.steps.append(LibraryStep(node, operands, Operand.whole(node), serves_all))
+    result = Operand.whole(node)
+    serves_all = scheduler.generic or not _is_specialised(node, operands, result)
+    scheduler.schedule.steps.append(LibraryStep(node, operands, result, serves_all))
+
+
+def _is_specialised(node: Call, operands: Sequence[Operand], result: Operand) -> bool:
+    """Whether a contraction gets a kernel of its own: what its innermost loops walk is known, while
+    rows, columns and what is summed may be any number. A convolution's channels must be known, but
+    for those of the sum, and so must its positions.
+    """
+    first, second = node.operands
+    known = [*operands[0].strides[1:], *operands[1].strides[1:]]
+    if lowering_of(node.primitive) == "contract":
+        known.append(result.strides[-1])
+    else:
+        known += [*result.strides[1:], first.shape[0], second.shape[1]]
+        known += [*first.shape[3:], *second.shape[3:], *node.shape[3:]]
+    return not any(map(is_open, known))
 
 
 def _host_call(scheduler: CallScheduler, node: Call) -> None:

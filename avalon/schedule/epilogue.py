@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 from avalon.graph.node import Input, Node
 from avalon.schedule.arrange import axes_of
 from avalon.schedule.donation import donated_pairs
-from avalon.schedule.index import Affine, Axis
+from avalon.schedule.index import Affine, Axis, Slot
 from avalon.schedule.loops import Apply, Expression, Extreme, Load, Nest, Reduce
 from avalon.schedule.pull import lowering_of
 from avalon.schedule.steps import AnyStep, LibraryStep, LoopStep, Schedule, Step, Value
 from avalon.schedule.windows import Walk, walk_of, whole
 from avalon.shape import contiguous_strides
+from avalon.size import few, hint, is_open, same
 from avalon.switches import declare
 
 FUSE_EPILOGUES = declare(
@@ -115,7 +117,7 @@ def _fused(
 ) -> Epilogue | None:
     """The nest as an epilogue, if it can be one."""
     nest = following.nest
-    if following.check is not None or following.numbers is not None or nest.locals:
+    if following.check is not None or nest.locals:
         return None
     if len(nest.stages) != 1 or not nest.stages[0].lanes:
         return None
@@ -128,24 +130,30 @@ def _fused(
     ]
     if len(arguments) != 1 or result.dtype is not step.call.dtype:
         return None
-    walk = _walk(step, nest, arguments[0])
+    walk = _walk(step, following, arguments[0])
     return Epilogue(following, arguments[0], walk, keeps) if walk else None
 
 
-def _walk(step: LibraryStep, nest: Nest, argument: int) -> Walk | None:
+def _walk(step: LibraryStep, following: Step, argument: int) -> Walk | None:
     """How a nest walks a contraction's result: element by element, or window by window."""
+    nest = following.nest
     found = _loads(nest)
     if found is None:
         return None
     loads = [load for load in found[0] if load.argument == argument]
     shape, axes = step.call.shape, list(axes_of(nest))
-    groups = _grouped(shape, [axis.extent for axis in axes])
-    home = _row_major(axes)
+    extents = [_known(following, axis.extent) for axis in axes]
+    if any(map(is_open, extents[1:])) or not _has_known_places(shape):
+        return None  # forms of the nest's indices have arguments in the place of strides
+    groups = _grouped(shape, extents)
+    home = _row_major(axes, extents)
     if groups is not None and not any(load.index != home or load.guards for load in loads):
         return whole(shape, groups) if found[1] <= _LARGEST else None
     # Sums in a wider type than the result's are not rounded where windows are read.
     is_held = step.call.dtype.itemsize >= 4
-    if not FUSE_WINDOWS.on or lowering_of(step.call.primitive) != "convolve" or not is_held:
+    if following.numbers is not None or not FUSE_WINDOWS.on:
+        return None
+    if lowering_of(step.call.primitive) != "convolve" or not is_held:
         return None
     return walk_of(shape, axes, loads)
 
@@ -156,23 +164,36 @@ def _grouped(shape: tuple[int, ...], extents: list[int]) -> tuple[tuple[int, ...
     axis = 0
     for extent in extents:
         first, size = axis, 1
-        while axis < len(shape) and size < extent:
+        while axis < len(shape) and hint(size) < hint(extent):
             size *= shape[axis]
             axis += 1
-        if size != extent:
+        if not same(size, extent) or any(map(is_open, shape[first + 1 : axis])):
             return None
         groups.append(tuple(range(first, axis)))
     # Lanes run along the result's last axis, so that one must belong to the last loop.
-    if prod(shape[axis:]) != 1 or not groups or not groups[-1]:
+    if not few(prod(shape[axis:]), 1) or not groups or not groups[-1]:
         return None
     return tuple(groups)
 
 
-def _row_major(axes: list[Axis]) -> Affine:
-    strides = contiguous_strides([axis.extent for axis in axes])
-    return Affine(
-        {axis: step for axis, step in zip(axes, strides, strict=True) if axis.extent > 1}, 0
-    )
+def _has_known_places(shape: tuple[int, ...]) -> bool:
+    """Whether an element's place in an array is a sum of known steps."""
+    steps = zip(shape, contiguous_strides(shape), strict=True)
+    return not any(is_open(step) for extent, step in steps if not few(extent, 1))
+
+
+def _row_major(axes: list[Axis], extents: list[int]) -> Affine:
+    steps = zip(axes, extents, contiguous_strides(extents), strict=True)
+    return Affine({axis: step for axis, extent, step in steps if not few(extent, 1)}, 0)
+
+
+def _known(step: Step, extent: Any) -> int:
+    """The extent of a loop, which may be an argument behind those of the nest."""
+    if isinstance(extent, Slot):
+        assert step.numbers is not None
+        return step.numbers[extent.position - len(step.keys)]
+    found: int = extent
+    return found
 
 
 def _loads(nest: Nest) -> tuple[list[Load], int] | None:

@@ -17,7 +17,8 @@ from avalon.errors import IndexOutOfRange
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.program import Program, index_error
 from avalon.runtime.sized import SizedProgram, Symbols
-from avalon.schedule.sharing import slowed_flops
+from avalon.schedule.sharing import is_worth_sharing
+from avalon.schedule.steps import Schedule
 from avalon.size import Size, Sizes, is_open
 from avalon.tracing.parts import restrict
 from avalon.tracing.patterns import build, places_of
@@ -28,9 +29,7 @@ Column = tuple[Any, ...]
 
 _ROOM = 16  # how many times larger than seen an extent may become before it is another program
 _LEAST_LIMIT = 4096
-# Multiplications and additions in kernels that know no size, up to which a hot program is worth
-# sharing: what more of them lose in a thousand calls is what a build costs.
-_MOST_SLOWED = 1 << 24
+
 
 class NoSymbols(Exception):
     """Two columns differ in nothing that can be a symbol, or had better not share a program."""
@@ -66,14 +65,13 @@ class Template:
         self._texts = {column[place]: place for place in varying if place in numbers.texts}
         filled = [numbers.found.get(place, number) for place, number in enumerate(column)]
         graph, nodes, constants = build(recorded, filled)
-        if not shares_always and slowed_flops(graph) > _MOST_SLOWED:
-            raise NoSymbols("large contractions differ in several extents")
         own = len(graph.inputs) - len(constants)
         kept = restrict(graph, [nodes[position] for position in positions])
         self.inputs = [place for place in kept if place < own]
         self._constants = _getter([constants[place - own] for place in kept if place >= own])
         self.outputs = {position: place for place, position in enumerate(positions)}
-        self.program: SizedProgram = compile_sized(graph, numbers.sizes, tier)
+        show = None if shares_always else _refuse_slow
+        self.program: SizedProgram = compile_sized(graph, numbers.sizes, tier, show)
 
     def symbols_for(self, column: Column) -> Symbols | None:
         """The symbols' values for a column, if this program serves it."""
@@ -183,6 +181,12 @@ class _Numbers:
         self._pairs.append((now, before, made))
         self.symbols.append(place)
         return made
+
+
+def _refuse_slow(name: str, made: object) -> None:
+    """Stop a compilation whose program had better not be shared, before kernels are built."""
+    if isinstance(made, Schedule) and not is_worth_sharing(made):
+        raise NoSymbols("large contractions differ in several extents")
 
 
 def _getter(places: Sequence[int]) -> Callable[[Column], Column]:
