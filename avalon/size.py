@@ -9,7 +9,7 @@ its conditions hold. A size that must be a number (`range(n)`) fixes it by a con
 
 What differs in the sample counts as different, and a symbol as 2 or more, without a condition: code
 for two extents or many elements serves equal extents and one element as well. Who treats one
-element by another rule asks `must_be_long`.
+element by another rule asks `must_be_long`; recording, which has a rule for each case, is strict.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class _Atom(NamedTuple):
 class Sizes:
     """The symbols of one compilation, and the conditions on them."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        """With `strict`, what differs in the sample must differ, and a symbol is 2 or more."""
+        self.strict = strict
         self.symbols: list[Size] = []
         self.conditions: dict[str, None] = {}
         self._atoms: list[_Atom] = []
@@ -48,7 +50,7 @@ class Sizes:
         name = f"{_SYMBOL}{number}"
         made = self._atom(_Atom(name, sample, 2, limit))
         self.symbols.append(made)
-        self.conditions[f"1 <= {name} <= {limit}"] = None
+        self.conditions[f"{2 if self.strict else 1} <= {name} <= {limit}"] = None
         return made
 
     def call(self, function: Callable[..., int], *arguments: Any) -> Any:
@@ -310,6 +312,8 @@ def _ask(difference: Known, relation: str) -> bool:
     answer = sample > 0 if positive else sample == 0
     if answer or positive:
         difference.sizes.require(f"{difference!r} {relation if answer else '<='} 0")
+    elif difference.sizes.strict:
+        difference.sizes.require(f"{difference!r} != 0")
     return answer
 
 

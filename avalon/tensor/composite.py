@@ -13,13 +13,16 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from avalon import ops
+from avalon.dtype import DType
 from avalon.errors import TraceError
 from avalon.graph.primitive import Movement
+from avalon.shape import Shape
 from avalon.tensor.core import Tensor, wrap
 from avalon.tensor.creation import get_default_dtype
+from avalon.tensor.sized_trace import Form
 from avalon.tracing import history as walk
 from avalon.tracing.backward import Backward
 from avalon.tracing.history import GradientFunction, History, Leaf
@@ -41,6 +44,7 @@ def composite(function: Function) -> Function:
     """
     name = function.__name__
     traces: dict[Any, Trace | None] = {}
+    forms: dict[Any, Form] = {}
 
     @functools.wraps(function)
     def recorded(*arguments: Any, **named: Any) -> Any:
@@ -50,9 +54,12 @@ def composite(function: Function) -> Function:
         edges: list[History | None] = []
         key: list[Any] = [get_default_dtype()]
         grad = modes.grad
+        plain = not modes.eager
         for argument in (*arguments, *named, *named.values()) if named else arguments:
             if isinstance(argument, Tensor):
                 edge = argument._edge() if grad else None
+                if edge is not None and edge.ends:
+                    plain = False
                 operands.append(argument)
                 edges.append(edge)
                 key += (argument.shape, argument.dtype, argument._strides, edge is not None)
@@ -60,7 +67,7 @@ def composite(function: Function) -> Function:
                 key.append(argument.hex())
             else:
                 key += (type(argument), argument)
-        if modes.eager or not operands or any(edge is not None and edge.ends for edge in edges):
+        if not plain or not operands:
             return function(*arguments, **named)
         whole = tuple(key)
         try:
@@ -68,7 +75,8 @@ def composite(function: Function) -> Function:
         except KeyError:
             if len(traces) >= _CAPACITY:
                 traces.clear()
-            trace = traces[whole] = Trace.of(name, function, arguments, named, edges)
+                forms.clear()
+            trace = traces[whole] = _Case(name, function, arguments, named, edges).trace(forms)
         except TypeError:  # an argument that has no hash
             trace = None
         if trace is None:
@@ -77,6 +85,56 @@ def composite(function: Function) -> Function:
 
     recorded.traces = traces  # type: ignore[attr-defined]
     return recorded  # type: ignore[return-value]
+
+
+class _Operand(NamedTuple):
+    """What a trace knows of an operand, besides its shape."""
+
+    dtype: DType
+    strides: Shape | None
+    needed: bool  # its gradient
+
+
+class _Case:
+    """A call of a composite function, without the operands' values and shapes."""
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        arguments: Sequence[Any],
+        named: dict[str, Any],
+        edges: Sequence[History | None],
+    ) -> None:
+        self.name = name
+        self.function = function
+        self._shapes: list[Shape] = []
+        left = iter(edges)
+
+        def described(argument: Any) -> Any:
+            if not isinstance(argument, Tensor):
+                return argument
+            self._shapes.append(argument.shape)
+            return _Operand(argument.dtype, argument._strides, next(left) is not None)
+
+        self.arguments = [described(argument) for argument in arguments]
+        self.named = {key: described(argument) for key, argument in named.items()}
+
+    def trace(self, forms: dict[Any, Form]) -> Trace | None:
+        """The trace of this call, by formulas if calls of this form gave some."""
+        given = [*self.arguments, *self.named.values()]
+        if any(isinstance(one, _Operand) and one.strides is not None for one in given):
+            return self(self._shapes)
+        key = (
+            get_default_dtype(), *self.named, *map(len, self._shapes),
+            *[one.hex() if type(one) is float else (type(one), one) for one in given],
+        )  # fmt: skip
+        found: Trace | None = forms.setdefault(key, Form()).trace(self._shapes, self)
+        return found
+
+    def __call__(self, shapes: Sequence[Shape]) -> Trace | None:
+        """The trace for operands of these shapes."""
+        return Trace.of(self, shapes)
 
 
 class Trace:
@@ -139,33 +197,29 @@ class Trace:
         return (result, *others)
 
     @staticmethod
-    def of(
-        name: str,
-        function: Callable[..., Any],
-        arguments: Sequence[Any],
-        named: dict[str, Any],
-        edges: Sequence[History | None],
-    ) -> Trace | None:
-        """Trace `function`; None if it cannot be traced. Its errors are the user's."""
-        own = Recorder()
+    def of(case: _Case, shapes: Sequence[Shape]) -> Trace | None:
+        """Trace a function; None if it cannot be traced. Its errors are the user's."""
+        name, own = case.name, Recorder()
         stand_ins: list[Tensor] = []
 
         def stand_in(argument: Any) -> Any:
-            if not isinstance(argument, Tensor):
+            if not isinstance(argument, _Operand):
                 return argument
-            made = Tensor._make(own.stand_in(argument.shape, argument.dtype))
-            made._strides = argument._strides
-            made._requires = edges[len(stand_ins)] is not None
+            made = Tensor._make(own.stand_in(shapes[len(stand_ins)], argument.dtype))
+            made._strides = argument.strides
+            made._requires = argument.needed
             stand_ins.append(made)
             return made
 
-        with recording_into(own, _FORBIDDEN), set_grad_enabled(any(edges)):
-            given = [stand_in(argument) for argument in arguments]
-            given_named = {key: stand_in(argument) for key, argument in named.items()}
+        operands = [*case.arguments, *case.named.values()]
+        needed = any(isinstance(one, _Operand) and one.needed for one in operands)
+        with recording_into(own, _FORBIDDEN), set_grad_enabled(needed):
+            given = [stand_in(argument) for argument in case.arguments]
+            given_named = {key: stand_in(argument) for key, argument in case.named.items()}
             try:
                 with warnings.catch_warnings(record=True) as noticed:
                     warnings.simplefilter("always")
-                    result = function(*given, **given_named)
+                    result = case.function(*given, **given_named)
                 if noticed:
                     return None  # who warns, warns each time
                 results = result if type(result) is tuple else (result,)

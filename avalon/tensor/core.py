@@ -23,9 +23,9 @@ from avalon.dtype import DType
 from avalon.epoch import epoch
 from avalon.errors import AutogradError, DTypeError, ShapeError, TraceError
 from avalon.graph.primitive import Elementwise, Primitive
-from avalon.shape import Shape, contiguous_strides
+from avalon.shape import Shape
 from avalon.tensor.cell import Cell, Move, continued, moved
-from avalon.tensor.layout import elementwise_strides
+from avalon.tensor.layout import elementwise_strides, plain_strides
 from avalon.tracing.history import History, Hook, Leaf, next_hook_number
 from avalon.tracing.modes import modes
 from avalon.tracing.operation import call_of
@@ -215,7 +215,7 @@ class Tensor(Installed):
 
     def _set_strides(self, strides: Shape) -> None:
         """Say how the elements of a new tensor lie."""
-        plain = strides == contiguous_strides(self.shape)
+        plain = strides == plain_strides(self.shape)
         self._strides = self._cell.strides = None if plain else strides
 
     # --- views ----------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ class Tensor(Installed):
         view._cell = self._cell
         view.shape = moves[-1].shape if moves else self.shape
         view.dtype = self.dtype
-        view._strides = None if strides == contiguous_strides(view.shape) else strides
+        view._strides = None if strides == plain_strides(view.shape) else strides
         view._offset = offset
         base = self if self._base is None else self._base
         view._base = base
@@ -476,7 +476,7 @@ class Tensor(Installed):
 
     def stride(self, dim: int | None = None) -> Any:
         """Steps in elements between neighbours along each axis, as PyTorch would lay them out."""
-        strides = contiguous_strides(self.shape) if self._strides is None else self._strides
+        strides = plain_strides(self.shape) if self._strides is None else self._strides
         return strides if dim is None else strides[dim]
 
     def is_contiguous(self) -> bool:

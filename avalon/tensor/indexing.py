@@ -19,11 +19,12 @@ from avalon import dtype as dtypes, ops
 from avalon.errors import DTypeError, IndexOutOfRange, ShapeError
 from avalon.shape import Shape, broadcast_shapes, contiguous_strides
 from avalon.tensor import views
+from avalon.tensor.cell import Move
 from avalon.tensor.core import Tensor, method
 from avalon.tensor.creation import as_tensor, from_numpy
 from avalon.tensor.interchange import readable
 from avalon.tensor.layout import iterated_strides, spread_strides
-from avalon.tensor.operators import broadcast_to, cast_to
+from avalon.tensor.operators import broadcast_to, cast_to, scalar_value
 from avalon.tensor.writes import assign_, check_in_place, check_overlap, copy_, fill_
 from avalon.tracing.modes import modes
 from avalon.tracing.values import Value
@@ -329,6 +330,60 @@ def _transposed(x: Tensor, permutation: Shape) -> Tensor:
     return ops.transpose(x, permutation=permutation)
 
 
+def _at_once(x: Tensor, index: Any) -> Tensor | None:
+    """The view that plain integers, slices without a step and None cut, by what an index of this
+    form gave before. None if there is something else in it.
+    """
+    form: list[Any] = [x.shape, x._strides, x.dtype]
+    starts: list[int] = []  # of those axes that are cut
+    begun: list[int] = []  # those axes
+    axis, rank = 0, len(x.shape)
+    for item in index if type(index) is tuple else (index,):
+        kind = type(item)
+        if item is None:
+            form.append(None)
+            continue
+        if axis == rank:
+            return None
+        if kind is int:
+            form.append("integer")
+            starts.append(views.index_in("index", item, x.shape, axis))
+            begun.append(axis)
+        elif kind is slice and item.step is None:
+            extent = x.shape[axis]
+            start, stop, _ = item.indices(extent)
+            size = max(stop - start, 0)
+            whole = size == extent or (item.start is None and not start)
+            form.append((size, whole))
+            if not whole:
+                starts.append(start)
+                begun.append(axis)
+        else:
+            return None
+        axis += 1
+    key = tuple(form)
+    look = _looks.get(key)
+    if look is None:
+        if len(_looks) >= _CAPACITY:
+            _looks.clear()
+        made = _general(x, index)
+        _looks[key] = made._moves[len(x._moves) :], made.stride()
+        return made
+    moves, strides = look
+    if starts:
+        cut, *others = moves
+        moves = (cut._replace(operands=tuple(map(scalar_value, starts))), *others)
+    steps = x.stride()
+    offset = x._offset
+    for axis, start in zip(begun, starts, strict=True):
+        offset += steps[axis] * start
+    return x._view(moves, strides, offset)
+
+
+_looks: dict[Any, tuple[tuple[Move, ...], Shape]] = {}
+_CAPACITY = 20_000
+
+
 @method("__getitem__")
 def get_item(x: Tensor, index: Any) -> Tensor:
     """The elements that the index names: a view for integers and slices, a copy for arrays and
@@ -339,6 +394,11 @@ def get_item(x: Tensor, index: Any) -> Tensor:
 
     Source: https://docs.pytorch.org/docs/stable/tensor_view.html
     """
+    view = _at_once(x, index)
+    return _general(x, index) if view is None else view
+
+
+def _general(x: Tensor, index: Any) -> Tensor:
     plan = _sorted(x, index)
     window = _window(x, plan)
     arrays = plan.arrays()

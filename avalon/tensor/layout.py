@@ -8,9 +8,12 @@ which decides what is a view and what a copy further on. The real layout is the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from avalon.shape import Shape, contiguous_strides
+
+plain_strides = lru_cache(maxsize=4096)(contiguous_strides)
 
 
 def elementwise_strides(shape: Shape, operands: Sequence[Any], alike: bool = True) -> Shape:
@@ -19,7 +22,7 @@ def elementwise_strides(shape: Shape, operands: Sequence[Any], alike: bool = Tru
     shape.
     """
     rank = len(shape)
-    plain = contiguous_strides(shape)
+    plain = plain_strides(shape)
     if rank < 2 or 0 in shape:
         return plain
     if alike and all(operand.shape == shape for operand in operands):

@@ -8,8 +8,10 @@ what copies there (a `reshape` that strides forbid) copies here.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from math import prod
+from operator import index as to_index
 from typing import Any
 
 from avalon import ops
@@ -18,6 +20,27 @@ from avalon.shape import Shape, contiguous_strides, normalize_axis
 from avalon.tensor.cell import Kind, Move
 from avalon.tensor.core import DEFAULT, MULTIPLE, Tensor, method
 from avalon.tensor.operators import scalar_value
+
+Look = tuple[tuple[Move, ...], Shape]  # the movements to a view, and its strides
+_looks: dict[Any, Any] = {}
+_CAPACITY = 20_000
+
+
+def looked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what a function of a tensor's shape, strides and dtype, and of numbers, gives."""
+
+    @functools.wraps(function)
+    def kept(x: Tensor, *numbers: Any) -> Any:
+        key = (function, x.shape, x._strides, x.dtype, *numbers)
+        try:
+            return _looks[key]
+        except KeyError:
+            if len(_looks) >= _CAPACITY:
+                _looks.clear()
+            found = _looks[key] = function(x, *numbers)
+            return found
+
+    return kept
 
 
 def sizes_of(arguments: Sequence[Any]) -> Shape:
@@ -100,26 +123,32 @@ def view(x: Tensor, *shape: Any) -> Tensor:
     Raises:
         RuntimeError: the number of elements differs, or the strides do not allow it.
     """
-    sizes = infer_size("view", x, sizes_of(shape))
-    strides = viewed_strides(x.shape, x.stride(), sizes)
+    sizes, moves, strides = _sized(x, "view", sizes_of(shape))
     if strides is None:
         raise ShapeError(
             f"[view] size {sizes} is not compatible with input tensor's size {x.shape} and stride "
             f"{x.stride()} (at least one dimension spans across two contiguous subspaces). Use "
             ".reshape(...) instead."
         )
-    return reshaped(x, sizes, strides)
+    return x._view(moves, strides, x._offset)
+
+
+@looked
+def _sized(x: Tensor, operation: str, sizes: Shape) -> tuple[Shape, tuple[Move, ...], Shape | None]:
+    """Sizes without -1, the movement there, and the strides of a view; None if it has none."""
+    sizes = infer_size(operation, x, sizes)
+    strides = viewed_strides(x.shape, x.stride(), sizes)
+    return sizes, (Move.of(ops.reshape, x, shape=sizes),), strides
 
 
 @method("reshape")
 def reshape(x: Tensor, *shape: Any) -> Tensor:
     """The same elements in another shape: a view where strides allow it, else a copy."""
-    sizes = infer_size("reshape", x, sizes_of(shape))
-    strides = viewed_strides(x.shape, x.stride(), sizes)
+    sizes, moves, strides = _sized(x, "reshape", sizes_of(shape))
     if strides is None:
         copied: Tensor = ops.reshape(x, shape=sizes)
         return copied
-    return reshaped(x, sizes, strides)
+    return x._view(moves, strides, x._offset)
 
 
 @method("view_as")
@@ -174,7 +203,12 @@ def _split_axis(x: Tensor, axis: int, sizes: Shape) -> Shape:
 @method("permute")
 def permute(x: Tensor, *dims: Any) -> Tensor:
     """The axes in another order."""
-    given = sizes_of(dims)
+    moves, strides = _permuted(x, sizes_of(dims))
+    return x._view(moves, strides, x._offset)
+
+
+@looked
+def _permuted(x: Tensor, given: Shape) -> Look:
     if len(given) != x.ndim:
         raise ShapeError(
             "[permute] permute(sparse_coo): number of dimensions in the tensor input does not "
@@ -183,20 +217,27 @@ def permute(x: Tensor, *dims: Any) -> Tensor:
     order = tuple(normalize_axis("permute", axis, x.ndim) for axis in given)
     if len(set(order)) != len(order):
         raise ShapeError(f"[permute] duplicate dims are not allowed, got {given}")
-    moves = (Move.of(ops.transpose, x, permutation=order),)
     strides = x.stride()
-    return x._view(moves, tuple(strides[axis] for axis in order), x._offset)
+    move = Move.of(ops.transpose, x, permutation=order)
+    return (move,), tuple(strides[axis] for axis in order)
 
 
 @method("transpose")
 def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
     """Two axes swapped."""
+    moves, strides = _transposed(x, to_index(dim0), to_index(dim1))
+    return x._view(moves, strides, x._offset)
+
+
+@looked
+def _transposed(x: Tensor, dim0: int, dim1: int) -> Look:
     first = normalize_axis("transpose", dim0, x.ndim)
     second = normalize_axis("transpose", dim1, x.ndim)
     order = list(builtins.range(x.ndim))
     if order:
         order[first], order[second] = second, first
-    return permute(x, order)
+    look: Look = _permuted(x, tuple(order))
+    return look
 
 
 @method("t")
@@ -284,11 +325,17 @@ def broadcast_to(x: Tensor, *sizes: Any) -> Tensor:
 @method("unsqueeze")
 def unsqueeze(x: Tensor, dim: int) -> Tensor:
     """A new axis of size 1 at `dim`."""
+    moves, strides = _unsqueezed(x, to_index(dim))
+    return x._view(moves, strides, x._offset)
+
+
+@looked
+def _unsqueezed(x: Tensor, dim: int) -> Look:
     axis = normalize_axis("unsqueeze", dim, x.ndim + 1)
     strides = x.stride()
     step = strides[axis] * x.shape[axis] if axis < x.ndim else 1
     sizes = (*x.shape[:axis], 1, *x.shape[axis:])
-    return reshaped(x, sizes, (*strides[:axis], step, *strides[axis:]))
+    return (Move.of(ops.reshape, x, shape=sizes),), (*strides[:axis], step, *strides[axis:])
 
 
 @method("squeeze")
@@ -413,6 +460,19 @@ def split(
     x: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0
 ) -> tuple[Tensor, ...]:
     """Pieces of axis `dim`: of one size (the last may be smaller), or of the given sizes."""
+    if not isinstance(split_size_or_sections, int):
+        split_size_or_sections = tuple(map(to_index, split_size_or_sections))
+    return tuple([
+        x._view(moves, strides, x._offset + further, MULTIPLE)
+        for moves, strides, further in _pieces(x, split_size_or_sections, to_index(dim))
+    ])  # fmt: skip
+
+
+@looked
+def _pieces(
+    x: Tensor, split_size_or_sections: int | Shape, dim: int
+) -> list[tuple[tuple[Move, ...], Shape, int]]:
+    """The look of each piece, and how far behind the start of `x` it begins."""
     axis = normalize_axis("split", dim, x.ndim)
     if not x.shape:
         raise ShapeError("[split] expects at least a 1-dimensional tensor")
@@ -435,9 +495,11 @@ def split(
             )
     pieces, begin = [], 0
     for length in lengths:
-        pieces.append(_along(x, axis, begin, length, MULTIPLE))
+        piece = _along(x, axis, begin, length, MULTIPLE)
+        moves = piece._moves[len(x._moves) :]
+        pieces.append((moves, piece.stride(), piece._offset - x._offset))
         begin += length
-    return tuple(pieces)
+    return pieces
 
 
 @method("chunk")

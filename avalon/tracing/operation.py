@@ -8,13 +8,14 @@ infers, builds and allocates nothing but the values it puts out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
 from avalon.dtype import DType, several
 from avalon.graph.primitive import Movement, Primitive, lookup
 from avalon.shape import Shape
+from avalon.size import hint
 
 _CAPACITY = 50_000
 _add = lookup("add")
@@ -72,18 +73,21 @@ class Operation:
             if results is None
             else results
         )
-        counted = [step for step in steps if step.primitive is not None]
-        self.calls = len(counted)
-        self.nbytes = sum(
-            prod(step.shape) * step.dtype.itemsize
-            for step in counted
-            if step.primitive is not None and step.primitive.kind is not Movement
-        )
+        self.calls = len([step for step in steps if step.primitive is not None])
+        self.nbytes: int = hint(self.result_bytes())
         self.backwards: dict[tuple[bool, ...], Any] = {}
         self.pattern: Any = None
 
     def __repr__(self) -> str:
         return f"<operation {self.name or 'input'}: {len(self.steps)} steps>"
+
+    def result_bytes(self) -> Any:
+        """How much memory the results of its calls take; a formula if a size is one."""
+        return sum([
+            prod(step.shape) * step.dtype.itemsize
+            for step in self.steps
+            if step.primitive is not None and step.primitive.kind is not Movement
+        ])  # fmt: skip
 
     def apply(self, operands: Sequence[Any]) -> list[Any]:
         """Do the steps one by one on tensors or nodes; the value of every slot."""
@@ -96,6 +100,47 @@ class Operation:
                 arguments = tuple([known[place] for place in places])
                 known.append(arguments[0].apply(primitive, arguments, parameters))
         return known
+
+
+class LateOperation(Operation):
+    """An operation like another one, whose steps are spelled out when somebody asks for them: a
+    program that exists is run without.
+    """
+
+    __slots__ = ("_spell", "_spelled")
+
+    _spell: Callable[[], tuple[Step, ...]]
+    _spelled: tuple[Step, ...] | None
+
+    @classmethod
+    def of(
+        cls,
+        like: Operation,
+        pattern: Any,
+        results: Sequence[tuple[Shape, DType]],
+        nbytes: int,
+        spell: Callable[[], tuple[Step, ...]],
+    ) -> Operation:
+        """The operation of this pattern (see `patterns`) with these results."""
+        key = (like, pattern[1], *[shape for shape, _ in results])
+        found = _known.get(key)
+        if found is None:
+            made = object.__new__(cls)
+            made.name, made.inputs, made.outputs = like.name, like.inputs, like.outputs
+            made.scalar, made.calls, made.nbytes = like.scalar, like.calls, nbytes
+            made.results = tuple(results)
+            made.backwards = {}
+            made.pattern = pattern
+            made._spell = spell
+            made._spelled = None
+            found = _kept(key, made)
+        return found
+
+    @property
+    def steps(self) -> tuple[Step, ...]:  # type: ignore[override]
+        if self._spelled is None:
+            self._spelled = self._spell()
+        return self._spelled
 
 
 _known: dict[Any, Operation] = {}

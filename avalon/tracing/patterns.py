@@ -62,7 +62,7 @@ def _described(operation: Operation) -> Described:
         parts += [dtype, _replaced(shape, take)]
     for step in operation.steps:
         if step.primitive is None:
-            kind = type(step.value)
+            kind = int if isinstance(step.value, Size) else type(step.value)
             before = len(numbers)
             value = _replaced_constant(step.value, take)
             constants += range(before, len(numbers))
@@ -96,14 +96,14 @@ def _replaced_all(parameters: dict[str, Any], put: Callable[[Any], Any]) -> dict
 def _replaced(value: Any, put: Callable[[Any], Any]) -> Any:
     if isinstance(value, tuple):
         return tuple([_replaced(part, put) for part in value])
-    if isinstance(value, int | str) and not isinstance(value, bool):
+    if isinstance(value, int | str | Size) and not isinstance(value, bool):
         return put(value)
     return value
 
 
 def _replaced_constant(value: Any, put: Callable[[Any], Any]) -> Any:
     """A constant is a number of the column, unless equal ones may differ in bits."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | Size):
         return value
     return put(value) if value == value and value != 0 else value
 
@@ -113,7 +113,7 @@ def outline(recorded: Recorded) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     parts: list[Any] = []
     column: list[Any] = []
     for item in recorded.key:
-        if item.__class__ is Operation:
+        if item.__class__ is not int:
             pattern, numbers, _ = item.pattern or pattern_of(item)
             parts.append(pattern)
             column += numbers

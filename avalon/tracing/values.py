@@ -66,31 +66,38 @@ class Value:
         shape, dtype, device: what it is, known from the start.
         buffer: its memory, or None while it waits (then `recorder` and `position`
         say where). number: the Python number it is, or None; such a value is a run-time argument of
-        programs. failure: the error of the program that should have computed it.
+        programs. entry: the operation by which it enters recorded work, once it did.
+        failure: the error of the program that should have computed it.
     """
 
     __slots__ = (
-        "__weakref__", "buffer", "device", "dtype", "failure", "number", "position",
+        "__weakref__", "buffer", "device", "dtype", "entry", "failure", "number", "position",
         "recorder", "shape",
     )  # fmt: skip
 
     buffer: Buffer | None
     device: Device
     dtype: DType
+    entry: Operation | None
     failure: BaseException | None
     number: Number | None
     position: int
     recorder: Recorder | None
     shape: Shape
 
-    def __init__(self, shape: Shape, dtype: DType, buffer: Buffer | None = None) -> None:
+    def __init__(
+        self, shape: Shape, dtype: DType, buffer: Buffer | None = None,
+        recorder: Recorder | None = None, position: int = -1,
+    ) -> None:  # fmt: skip
         self.shape = shape
         self.dtype = dtype
         self.device = CPU
         self.buffer = buffer
         self.number = None
         self.failure = None
-        self.recorder = None
+        self.recorder = recorder
+        self.position = position
+        self.entry = None
 
     @staticmethod
     def from_number(number: Number, dtype: DType) -> Value:
@@ -225,29 +232,26 @@ class Recorder:
         Operands that another thread has pending are computed first.
         """
         for operand in operands:
-            if operand.recorder is not None and operand.recorder is not self:
+            owner = operand.recorder
+            if owner is not None and owner is not self:
                 self.admit(operand)
         with self.lock:
             if modes.grad:
                 self.graded = True
             elif line is not None and not self.graded:
                 self.come_round(line)
-            positions = [
-                operand.position if operand.recorder is self else self.enter(operand)
-                for operand in operands
-            ]
+            key: list[Any] = [operation]
+            for operand in operands:
+                key.append(operand.position if operand.recorder is self else self.enter(operand))
             recorded = self.recorded
-            recorded.key.append(operation)
-            recorded.key += positions
+            recorded.key += key
             recorded.lines.append((line, note))
             made = []
             position = self.count
             for shape, dtype in operation.results:
-                value = Value(shape, dtype)
-                value.recorder = self
-                value.position = position
+                value = Value(shape, dtype, None, self, position)
                 position += 1
-                self.values.append(weakref.ref(value))
+                self.values.append(_reference(value))
                 made.append(value)
             self.count = position
             self.calls += operation.calls
@@ -289,11 +293,15 @@ class Recorder:
         found = self.entered.get(id(holder))
         if found is None:
             found = self.entered[id(holder)] = self.count
-            self.count += 1
-            self.recorded.key.append(input_of(value.shape, value.dtype, scalar))
-            self.recorded.lines.append(_NOWHERE)
+            self.count = found + 1
+            entry = value.entry
+            if entry is None:
+                entry = value.entry = input_of(value.shape, value.dtype, scalar)
+            recorded = self.recorded
+            recorded.key.append(entry)
+            recorded.lines.append(_NOWHERE)
             self.feeds.append(value.number if scalar else holder)
-            self.fed_by.append(None if scalar else weakref.ref(value))
+            self.fed_by.append(None if scalar else _reference(value))
             self.holders.append(holder)
         return found
 
@@ -372,6 +380,7 @@ class Recorder:
         return unread
 
 
+_reference = weakref.ref
 _NOWHERE: tuple[Line, str] = (None, "")
 _ROUND = 64  # positions that a round of a loop takes before it is worth a program
 
