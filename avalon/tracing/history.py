@@ -230,18 +230,18 @@ class GradientFunction:
 
 
 class Leaf(History):
-    """The history of a tensor that gathers its own gradient.
+    """The history of a tensor that gathers its own gradient."""
 
-    Attributes:
-        is_small: its cotangents may wait for one another, to be added at the end.
-    """
-
-    __slots__ = ("is_small", "tensor")
+    __slots__ = ("tensor",)
 
     def __init__(self, tensor: Any) -> None:
         super().__init__("accumulate", (), tensor)
         self.tensor = weakref.ref(tensor)
-        self.is_small = prod(self.shape) * self.dtype.itemsize <= _SMALL
+
+    @property
+    def is_small(self) -> bool:
+        """Whether its cotangents may wait for one another, to be added at the end."""
+        return prod(self.shape) * self.dtype.itemsize <= _SMALL
 
 
 def backward(
@@ -269,13 +269,14 @@ def backward(
     useful = None if wanted is None else _leading_to(roots, asked or set())
     found: dict[int, Any] = {}
     gathered: list[tuple[Leaf, Any]] = []
+    together = not differentiable and modes.replay is None  # small cotangents are added at the end
 
     def send(history: History, cotangent: Any) -> None:
         serial = history.serial
         before = cotangents.get(serial)
         if before is None:
             heapq.heappush(waiting, (-serial, history))
-        if not differentiable and isinstance(history, Leaf) and history.is_small:
+        if together and isinstance(history, Leaf) and history.is_small:
             cotangents.setdefault(serial, []).append(cotangent)
         else:
             cotangents[serial] = add_to(before, cotangent)

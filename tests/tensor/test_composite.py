@@ -177,7 +177,8 @@ def test_dtypes_shapes_and_gradients_are_traced_apart():
 
     @composite
     def square(x, times=1):
-        calls.append((x.shape, x.dtype))
+        if all(isinstance(extent, int) for extent in x.shape):  # not a trace for many sizes
+            calls.append((x.shape, x.dtype))
         return x * x * times
 
     for x in (av.ones(2), av.ones(3), av.ones(2, dtype=av.float64), leaf(2), av.ones(2)):
