@@ -1,11 +1,11 @@
 """Composite functions: recorded as one entry, whose steps were traced once.
 
 Comes in: a function of tensors, written with ordinary operations. Goes out: the same function,
-which runs in Python once for each combination of shapes, dtypes, needed gradients and other
-arguments, and is one entry in the recorder from then on; its gradient is one too. Guaranteed:
-values, bits, errors and gradients are those of the function itself; what the gradient reads is
-kept, but for movements, which are done again; a function that cannot be traced (it looks at values,
-or makes tensors from data) runs as it is.
+which runs in Python once for each combination of dtypes, needed gradients and other arguments (and
+shapes, where `sized_trace` finds no formulas), and is one entry in the recorder from then on; its
+gradient is one too. Guaranteed: values, bits, errors and gradients are those of the function
+itself; what the gradient reads is kept, but for movements, which are done again; a function that
+cannot be traced (it looks at values, or makes tensors from data) runs as it is.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ Comes in: primitives applied to values (`add(a, b)`), Python numbers, buffers. G
 handles, whose `buffer` is there when somebody needs it. Guaranteed: shapes and dtypes are checked
 when a call is recorded; every thread records for itself; a value that another thread has pending is
 computed before it is used here; when pending work runs, every value that somebody still holds gets
-its buffer, and calls that nobody holds are dropped; a program that fails commits nothing, and its
-values raise the same error whenever they are asked for.
+its buffer, and calls that nobody holds are dropped; a loop that takes part in no gradient runs each
+time that it comes round, so that its rounds are one program; a program that fails commits nothing,
+and its values raise the same error whenever they are asked for.
 """
 
 from __future__ import annotations
