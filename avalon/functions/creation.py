@@ -179,6 +179,9 @@ def arange(
     position = iota((int(count),), 0)
     wide = dtypes.int64 if dtype.is_integer else dtypes.float64
     position = cast(position, wide)
+    if whole and start == 0 and step == 1:
+        made = cast(position, dtype)
+        return made.requires_grad_() if requires_grad else made
     if not whole and dtype.is_integer:
         start, step = int(start), int(step)
     made = cast(position * scalar(position, step) + scalar(position, start), dtype)
