@@ -31,6 +31,8 @@ from avalon.switches import Switch, declare
 # Calls that read whole buffers, as they lie.
 WHOLE = frozenset(("argsort", *LOOPS))
 _STORING = 6  # operations that writing and reading an element back may cost
+_NEAR = 4  # operations that are done again rather than read, if what they start from is read
+_SMALL = 16  # how many times smaller a value is that costs nothing to read
 _LARGEST = 200  # calls that one kernel takes in
 _TRIVIAL = 2  # operations that are never worth a buffer
 _NUMBER = 16  # operations on numbers that every kernel does for itself, once a chunk
@@ -179,6 +181,7 @@ class Decision:
                     ratio > 1.001
                     and self._cost(node) > _TRIVIAL
                     and self._cost(node) * (ratio - 1) > _STORING
+                    and not self._is_near(node)
                 ):
                     self.stored.add(self._best_place(node))
             if node in self.stored:
@@ -190,6 +193,27 @@ class Decision:
                     known[kind] = max(known.get(kind, 0.0), count * pulls)
                 if deep:
                     nested.add(operand)
+
+    def _is_near(self, node: Call) -> bool:
+        """Whether a node follows by a few operations from one stored value and from small ones, as
+        what is normalized does from what it was: reading that one costs no more than reading the
+        node, and it need not be written.
+        """
+        large: set[Node] = set()
+        spent, seen, pending = 0.0, {node}, [node]
+        while pending:
+            current = pending.pop()
+            if hint(size_of(current.shape)) * _SMALL <= hint(size_of(node.shape)):
+                continue
+            if current in self.stored or not isinstance(current, Call):
+                large.add(current)
+                continue
+            if current.primitive.kind is not Elementwise and not _only_spreads(current):
+                return False
+            spent += self._own(current)
+            pending += [operand for operand in current.operands if operand not in seen]
+            seen.update(current.operands)
+        return spent <= _NEAR and len(large) == 1 and self._bytes(*large) <= self._bytes(node)
 
     def _best_place(self, node: Call) -> Node:
         """What to store so that `node` is cheap for all its readers: itself, or something smaller
@@ -305,6 +329,11 @@ def _switch_of(node: Call) -> Switch:
 def is_a_number(node: Node) -> bool:
     """Whether a node is a number in the program's text or among its arguments, not in memory."""
     return isinstance(node, Constant) or (isinstance(node, Input) and node.scalar)
+
+
+def _only_spreads(node: Call) -> bool:
+    """Whether a call gives its operand's elements where they are, or to whole axes."""
+    return lowering_of(node.primitive) in ("reshape", "broadcast", "copy")
 
 
 def _only_moves(node: Node) -> bool:

@@ -28,6 +28,7 @@ FUSE_ROWS = declare(
 )
 
 _MEMBERS = 12  # calls that one kernel stores
+_FEW_ELEMENTS = 64  # of all results of a kernel that is run as early as it can
 _READS = 24  # buffers that one kernel reads
 _FAR = 1000  # groups that are looked at for a dependence
 _STAGES = 12  # groups that one kernel runs one after the other
@@ -205,7 +206,7 @@ def reaches(starts: set[Group], goal: Group, home: dict[Node, Group]) -> bool:
 
 def in_order(groups: list[Group], home: dict[Node, Group]) -> list[Group]:
     """Groups after what they read; otherwise in the order of the graph, checks and their needs
-    first.
+    first, then what is small and needs nothing: large values wait for a learning rate otherwise.
     """
     checks = [
         group
@@ -225,7 +226,11 @@ def in_order(groups: list[Group], home: dict[Node, Group]) -> list[Group]:
         waiting[group] = len(before)
         for other in before:
             readers.setdefault(other, []).append(group)
-    ready = [(g not in urgent, g.number) for g in groups if not waiting[g]]
+    rank = {
+        group: 0 if group in urgent else 1 if not waiting[group] and _is_small(group) else 2
+        for group in groups
+    }
+    ready = [(rank[g], g.number) for g in groups if not waiting[g]]
     heapify(ready)
     numbered = {group.number: group for group in groups}
     result: list[Group] = []
@@ -236,8 +241,13 @@ def in_order(groups: list[Group], home: dict[Node, Group]) -> list[Group]:
         for reader in readers.get(group, []):
             waiting[reader] -= 1
             if not waiting[reader]:
-                heappush(ready, (reader not in urgent, reader.number))
+                heappush(ready, (rank[reader], reader.number))
     return result
+
+
+def _is_small(group: Group) -> bool:
+    """Whether what a group computes takes no room to speak of."""
+    return sum(hint(size_of(member.shape)) for member in group.members) <= _FEW_ELEMENTS
 
 
 # --- rows ---------------------------------------------------------------------------------------
