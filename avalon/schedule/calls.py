@@ -32,9 +32,9 @@ from avalon.schedule.arrange import (
 from avalon.schedule.bodies import LOOPS
 from avalon.schedule.concatenation import add_concatenation
 from avalon.schedule.costs import cost_of_call
+from avalon.schedule.donation import held_by
 from avalon.schedule.index import Affine, Axis, SplitAxis, variable
 from avalon.schedule.loops import (
-    Apply,
     Coordinate,
     Expression,
     Extreme,
@@ -308,23 +308,18 @@ def totals_rows(node: Call) -> bool:
 
 
 def needs_scalars(expression: Expression) -> bool:
-    """Whether an expression holds a reduction that itself runs across lanes (or has no lanes)."""
+    """Whether an expression holds a reduction that itself runs across lanes (or has no lanes),
+    be it in an address.
+    """
     pending, seen = [expression], set()
     while pending:
         e = pending.pop()
         if id(e) in seen:
             continue
         seen.add(id(e))
-        if isinstance(e, Apply):
-            pending.extend(e.operands)
-        elif isinstance(e, Reduce):
-            if e.form == "row":
-                return True
-            pending.append(e.body)
-        elif isinstance(e, Extreme):
-            if e.across:
-                return True
-            pending.append(e.body)
+        if (isinstance(e, Reduce) and e.form == "row") or (isinstance(e, Extreme) and e.across):
+            return True
+        pending.extend(held_by(e))
     return False
 
 

@@ -44,15 +44,19 @@ def loads_of(values: Sequence[Expression]) -> dict[int, set[Affine]]:
         seen.add(id(e))
         if isinstance(e, Load):
             found.setdefault(e.argument, set()).add(e.index)
-            pending.extend(e.guards)
-            pending.extend(_inside(e.index))
-        elif isinstance(e, Apply):
-            pending.extend(e.operands)
-        elif isinstance(e, Reduce | Extreme):
-            pending.append(e.body)
-        elif isinstance(e, Inside | Coordinate):
-            pending.extend(_inside(e.form))
+        pending.extend(held_by(e))
     return found
+
+
+def held_by(e: Expression) -> Sequence[Expression]:
+    """The expressions that one is computed from, those of its addresses included."""
+    if isinstance(e, Load):
+        return [*e.guards, *_inside(e.index)]
+    if isinstance(e, Apply):
+        return e.operands
+    if isinstance(e, Reduce | Extreme):
+        return [e.body]
+    return _inside(e.form) if isinstance(e, Inside | Coordinate) else ()
 
 
 def _inside(form: Affine) -> list[Expression]:

@@ -200,7 +200,9 @@ class Decision:
         node, and it need not be written.
         """
         large: set[Node] = set()
-        spent, seen, pending = 0.0, {node}, [node]
+        seen: set[Node] = {node}
+        pending: list[Node] = [node]
+        spent = 0.0
         while pending:
             current = pending.pop()
             if hint(size_of(current.shape)) * _SMALL <= hint(size_of(node.shape)):

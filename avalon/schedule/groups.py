@@ -267,6 +267,7 @@ def join_rows(groups: list[Group], home: dict[Node, Group]) -> list[Group]:
             first = Group(into.number, into.members, into.reads, into.loops, probes=into.probes)
             into.rows = Rows(_lead(into, group), [first])
             into.members, into.probes = list(first.members), list(first.probes)
+        into.rows.lead = _lead(into, group)
         into.rows.groups.append(group)
         into.members.extend(group.members)
         into.probes.extend(group.probes)

@@ -33,3 +33,15 @@ def test_a_row_is_reduced_once_and_then_vectorised():
     assert writing.lanes  # it would not be, if it reduced the row again
     x = np.random.default_rng(0).standard_normal((64, 300)).astype(np.float32)
     np.testing.assert_array_equal(run(graph, "hot", [x])[0], run(graph, "plain", [x])[0])
+
+
+def test_rows_that_turn_out_to_be_parts_of_longer_ones():
+    graph = Graph("parts")
+    x = graph.input((5, 70, 70), dtypes.float32)
+    place = ops.reshape(ops.argmax(x, axis=2), shape=(5, 70, 1))
+    largest = ops.gather(x, place, axis=2)
+    shown = ops.reshape(ops.negative(largest), shape=(5, 70, 1, 1))
+    graph.outputs = [shown, ops.reduce_sum(largest, axes=(1, 2)), place]
+    given = np.random.default_rng(0).standard_normal((5, 70, 70)).astype(np.float32)
+    for hot, plain in zip(run(graph, "hot", [given]), run(graph, "plain", [given]), strict=True):
+        np.testing.assert_array_equal(hot, plain)
