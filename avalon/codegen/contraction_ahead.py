@@ -24,7 +24,7 @@ from avalon.runtime.plan import Kernel
 from avalon.size import is_open
 
 _WIDTHS = (64, 48, 32)  # lanes of a panel: the first that divides the channels is taken
-_NEAR = 2048  # bytes that rows of w may lie apart to be read in place as fast as panels are
+_NEAR = 256  # bytes that rows of w may lie apart to be as good as panels
 
 Write = Callable[[Emit, Value, tuple[Value, ...], int, Value | None], None]
 

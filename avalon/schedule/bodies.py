@@ -18,7 +18,7 @@ from avalon.graph.node import Call, Input, Node
 from avalon.schedule.index import Affine
 from avalon.schedule.loops import Expression, Load, Store
 from avalon.schedule.pull import Puller, storage
-from avalon.schedule.steps import LoopStep, Part, Step, Temporary, Value
+from avalon.schedule.steps import AnyStep, LibraryStep, LoopStep, Part, Step, Temporary, Value
 from avalon.shape import size_of
 
 if TYPE_CHECKING:
@@ -149,12 +149,15 @@ def make_part(scheduler: CallScheduler, graph: Graph) -> Part:
     return Part(graph, schedule.steps, outputs)
 
 
-def _store_too(steps: Sequence[object], value: Value, copy: Temporary) -> bool:
+def _store_too(steps: Sequence[AnyStep], value: Value, copy: Temporary) -> bool:
     """Let a nest that is there store a value once more: the one that computes it or, for an input,
     one that walks through as many elements. False if there is none.
     """
     find = _copies_of_input if isinstance(value, Input) else _copies_of_result
     if value.dtype.is_complex or (isinstance(value, Input) and value.scalar):
+        return False
+    # What several steps write part by part, or again, none of them has as a whole.
+    if sum(value in _written_by(step) for step in steps) > 1:
         return False
     for step in steps:
         if not isinstance(step, Step) or step.numbers is not None or step.check is not None:
@@ -173,6 +176,12 @@ def _store_too(steps: Sequence[object], value: Value, copy: Temporary) -> bool:
         step.keys, step.written = keys, written
         return True
     return False
+
+
+def _written_by(step: AnyStep) -> list[Value]:
+    if isinstance(step, Step):
+        return [step.keys[place] for place in step.written]
+    return [step.result.value] if isinstance(step, LibraryStep) else list(step.results.values())
 
 
 def _copies_of_result(step: Step, value: Value, keys: list[Any]) -> dict[int, list[Store]]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from avalon import ops
+from avalon import dtype as dtypes, ops
 from avalon.compiler import compile_graph
 from avalon.differentiation import gradients
 from avalon.graph.body import Body
@@ -92,3 +92,24 @@ def test_inputs_that_a_body_hands_on_are_copied_by_its_kernel():
     rng = np.random.default_rng(0)
     same_in_all_tiers(graph, [rng.normal(size=x.shape).astype(np.float32) for x in inputs])
     assert launches_of_loop(graph)[0] == ["loops"]
+
+
+def side_by_side(x, y):
+    return ops.concatenate(x, ops.tanh(y), axis=1)
+
+
+def put_into(x, y):
+    return ops.put_add(ops.concatenate(x, y, axis=0), ops.argmax(x, axis=1), ops.exp(x))
+
+
+@pytest.mark.parametrize("make", [side_by_side, put_into])
+def test_what_is_written_part_by_part_is_put_out_twice_as_a_whole(make):
+    body = Graph("body")
+    x, y = body.input((2, 3), F32), body.input((2, 3), F32)
+    made = make(x, y)
+    body.outputs = [made, made, y]
+    graph = Graph("loop")
+    inputs = [graph.input((4, 2, 3), F32) for _ in range(2)]
+    graph.outputs = list(ops.scan(*inputs, body=Body(body), carries=0, sequences=2))
+    rng = np.random.default_rng(0)
+    same_in_all_tiers(graph, [rng.normal(size=x.shape).astype(np.float32) for x in inputs])
