@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from avalon import dtype as dtypes, ops
+from avalon import ops
 from avalon.compiler import compile_graph
 from avalon.differentiation import gradients
 from avalon.graph.body import Body
