@@ -72,6 +72,7 @@ class Fused:
             what is to be stored.
         arguments: its own arguments; they are the kernel's slots from `FIRST_SLOT` on.
         symbol: a name for the kernel that no other kernel has.
+        together: how many of the result's last axes it walks as if they were one.
         windows: given boxes of a convolution's elements instead, if `write` is None.
         y: the slot of the result, which is stored too, of those who are given windows.
     """
@@ -79,6 +80,7 @@ class Fused:
     write: Epilogue | None
     arguments: tuple[Argument, ...]
     symbol: str
+    together: int = 1
     windows: Windows | None = None
     y: int = FIRST_SLOT
 
@@ -337,7 +339,7 @@ def _hot_kernel(
     slots = Slots(0, 1, fused.y, FIRST_SLOT + len(fused.arguments))
     kernel = HotKernel(
         fused.symbol, target, dtype, problem, schedule, slots, rank, fused.write, False,
-        fused.windows,
+        fused.windows, fused.together,
     ).build()  # fmt: skip
     return kernel, units(problem, schedule)
 

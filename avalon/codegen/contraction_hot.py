@@ -124,13 +124,13 @@ class HotKernel:
     def __init__(
         self, symbol: str, target: Target, dtype: DType, problem: Problem, schedule: Schedule,
         slots: Slots, rank: int, epilogue: Epilogue | None, is_partial: bool,
-        windows: Windows | None = None,
+        windows: Windows | None = None, together: int = 1,
     ) -> None:  # fmt: skip
         self.emit = emit = Emit(symbol, target)
         self.given = problem
         self.problem = problem = problem.opened(emit, slots.numbers)
         self.schedule, self.slots, self.rank = schedule, slots, rank
-        self.epilogue = epilogue
+        self.epilogue, self.together = epilogue, together
         self.held, self.width = summed_in(dtype), lanes_of(target, dtype)
         self.stored = self.held if is_partial else dtype
         self.scratch = scratch = Scratch(emit)
@@ -436,7 +436,8 @@ class HotKernel:
 
     def _axes_apart(self) -> int:
         """How many of the axes (images and positions) are walked one by one to store a unit's
-        sums: those after them lie in y, and in the memory of sums, as one run.
+        sums: those after them lie in y, and in the memory of sums, as one run, which an epilogue
+        takes as one too.
         """
         assert isinstance(self.x_side, WindowSide)
         # Of images it only counts whether there may be several.
@@ -445,10 +446,11 @@ class HotKernel:
         strides = (known(self.problem.y_strides[1]), *map(known, self.problem.y_strides[3:]))
         unit, grid, axis = self.x_side.unit, self.x_side.grid, 3
         run = (grid[3] * extents[3], strides[3] * extents[3])
-        while self.epilogue is None and axis > 0 and unit[axis] == extents[axis]:
+        together = 4 if self.epilogue is None else self.together
+        while axis > 0 and unit[axis] == extents[axis]:
             extent = extents[axis - 1]
             if extent > 1:
-                if (grid[axis - 1], strides[axis - 1]) != run:
+                if (grid[axis - 1], strides[axis - 1]) != run or 4 - axis >= together:
                     break
                 run = (run[0] * extent, run[1] * extent)
             axis -= 1

@@ -111,10 +111,13 @@ def _fused(step: LibraryStep, buffers: Buffers, target: Target) -> Fused | None:
     digest = sha256(repr(identity).encode()).hexdigest()[:16]
     symbol = f"{call.primitive.name}_{digest}"
     if epilogue.walk.extents == call.shape:
-        return Fused(EpilogueEmitter(epilogue, target).write, tuple(arguments), symbol)
+        # Positions only: channels stand between them and images.
+        together = min(len(epilogue.walk.groups[-1]), len(call.shape) - 3) or 1
+        write = EpilogueEmitter(epilogue, target).write
+        return Fused(write, tuple(arguments), symbol, together)
     windows = WindowEmitter(epilogue, call.shape, target)
     y = contraction.FIRST_SLOT + epilogue.argument
-    return Fused(None, tuple(arguments), symbol, windows, y)
+    return Fused(None, tuple(arguments), symbol, windows=windows, y=y)
 
 
 def _argsort(
