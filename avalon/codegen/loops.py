@@ -8,7 +8,7 @@ that are slots are read from the kernel's arguments, so that one text serves eve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from typing import Any
@@ -36,6 +36,7 @@ from avalon.schedule.loops import (
     Scalar,
     Stage,
     Store,
+    loads_of,
 )
 
 _LINE = 64  # private buffers start at cache lines
@@ -578,17 +579,3 @@ class NestEmitter:
         result = lower(emit, *operands, **expression.parameters)
         assert isinstance(result, Value)
         return result
-
-
-def loads_of(values: Iterable[Expression]) -> Iterator[Load]:
-    """The loads of expressions, but for those inside reductions."""
-    pending, seen = list(values), set()
-    while pending:
-        expression = pending.pop()
-        if id(expression) in seen:
-            continue
-        seen.add(id(expression))
-        if isinstance(expression, Load):
-            yield expression
-        elif isinstance(expression, Apply):
-            pending.extend(expression.operands)

@@ -35,16 +35,19 @@ from avalon.schedule.index import (
     constant,
     variable,
 )
-from avalon.schedule.loops import Expression, Load, Nest, Stage, Store
+from avalon.schedule.loops import Expression, Load, Nest, Stage, Store, loads_of
 from avalon.schedule.pull import Guards, Puller, storage
 from avalon.schedule.steps import Schedule, Step
 from avalon.shape import contiguous_strides, size_of
+from avalon.size import is_open
 from avalon.switches import declare
 
 SPLIT_AXES = declare(
     "split axes", "fusion", "loops are cut so that a fused reshape needs no division"
 )
 
+_STRIP = 16  # lanes that go down together where a transpose is read
+_FAR = 128  # bytes between what neighbouring lanes read
 _PHASES = 4  # steps of an inner loop that are written out, at most
 
 
@@ -124,8 +127,12 @@ class HotScheduler(CallScheduler):
                     split = any(dimension.cut(wanted) for dimension in dimensions)
 
     def build(
-        self, group: Group, stored: list[Call], dimensions: list[Dimension], part: int, split: bool
-    ) -> None:
+        self, group: Group, stored: list[Call], dimensions: list[Dimension], part: int, split: bool,
+        strips: bool = False,
+    ) -> None:  # fmt: skip
+        """Append the step of a group. With `strips` the last dimension was cut in strips, which go
+        down the axis in front of it one after the other.
+        """
         pull = GroupPuller(self, group, split)
         pull.part = part
         axes: list[Axis] = []
@@ -139,6 +146,12 @@ class HotScheduler(CallScheduler):
                 value = pull.cast_stored(pull.member(member), self.narrow.get(member, member.dtype))
                 stores.append(Store(pull.buffer(member), pull.element(member, home), value))
         lanes = not any(needs_scalars(store.value) for store in stores)
+        if lanes and not strips and reads_turned(axes, stores):
+            dimensions[-1].loops = [(axes[-1].extent // _STRIP, False), (_STRIP, False)]
+            self.build(group, stored, dimensions, part, split, strips=True)
+            return
+        if strips:
+            axes[-3:-1] = [axes[-2], axes[-3]]
         stage = Stage(tuple(axes), tuple(stores), lanes)
         self.finish(pull, stage, stored[0], len(axes), others=tuple(stored[1:]))
 
@@ -183,6 +196,23 @@ class HotScheduler(CallScheduler):
         self.schedule.steps.append(
             Step(nest, pull.keys, written, tuple(group.members), numbers, work, cost)
         )
+
+
+def reads_turned(axes: list[Axis], stores: list[Store]) -> bool:
+    """Whether neighbouring results come from far apart, while those of the next outer axis come
+    from neighbours: then strips of few lanes should go down that axis, for all that one reads in a
+    line of the cache is still there for the next.
+    """
+    if len(axes) < 2 or any(is_open(axis.extent) for axis in axes):
+        return False
+    outer, inner = axes[-2:]
+    if inner.extent % _STRIP or inner.extent == _STRIP or outer.extent < _STRIP:
+        return False
+    return any(
+        load.index.coefficient(outer) == 1
+        and load.index.coefficient(inner) * load.dtype.itemsize >= _FAR
+        for load in loads_of(store.value for store in stores)
+    )
 
 
 class Dimension:

@@ -9,7 +9,7 @@ guards under which it may read, and gives 0 where they fail.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -170,6 +170,20 @@ class Extreme(Expression):
         self.body = body
         self.dtype = dtypes.int64
         self.bits = body.bits & ~axis.bits
+
+
+def loads_of(values: Iterable[Expression]) -> Iterator[Load]:
+    """The loads of expressions, but for those inside reductions."""
+    pending, seen = list(values), set()
+    while pending:
+        expression = pending.pop()
+        if id(expression) in seen:
+            continue
+        seen.add(id(expression))
+        if isinstance(expression, Load):
+            yield expression
+        elif isinstance(expression, Apply):
+            pending.extend(expression.operands)
 
 
 @dataclass
