@@ -220,6 +220,8 @@ def test_the_interpreter_exits_while_a_thread_still_calls():
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_an_interrupt_arrives_between_calls():
     code = SETUP + (
+        "import signal\n"  # a shell's background jobs start out deaf to it
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "try:\n"
         "    print('ready', flush=True)\n"
         "    while True: program.run(inputs)\n"
