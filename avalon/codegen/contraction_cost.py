@@ -401,7 +401,8 @@ class _Model:
             pack_lanes=False,
         )  # fmt: skip
         cost += self._copying(box, x_groups, self.stride[2]) * ceil(self.channels / w_unit)
-        cost += self._storing(box, prod(box) * w_unit)
+        # The copy and the sums of a unit share the first cache.
+        cost += self._storing(box, prod(box) * (w_unit + self.lengths[0]))
         if pack:
             strips = ceil(self.channels / rows)
             cost += prod(x_groups) * self.summed * self.packing(False) * strips
