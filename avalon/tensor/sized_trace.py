@@ -198,7 +198,9 @@ class _Pattern:
 
         described = self.pattern, numbers[: self.count], self.constants
         results = self._results(numbers)
-        return LateOperation.of(self.operation, described, results, numbers[-1], spell)
+        return LateOperation.of(
+            self.operation, symbols, described, results, numbers[-1], spell
+        )
 
 
 def _sizes_in(value: Any) -> Iterator[Size]:

@@ -116,13 +116,16 @@ class LateOperation(Operation):
     def of(
         cls,
         like: Operation,
+        symbols: tuple[int, ...],
         pattern: Any,
         results: Sequence[tuple[Shape, DType]],
         nbytes: int,
         spell: Callable[[], tuple[Step, ...]],
     ) -> Operation:
-        """The operation of this pattern (see `patterns`) with these results."""
-        key = (like, pattern[1], *[shape for shape, _ in results])
+        """The operation that `like` is for these values of its symbols, with its pattern (see
+        `patterns`) and results.
+        """
+        key = (like, *symbols)
         found = _known.get(key)
         if found is None:
             made = object.__new__(cls)

@@ -98,6 +98,20 @@ def test_a_function_that_needs_numbers_is_traced_each_time():
         assert np.array_equal(summed(av.zeros(n)).numpy(), np.full(n, n * (n - 1) / 2))
 
 
+def test_sizes_that_only_steps_in_between_have_are_told_apart(derived):
+    @composite.composite
+    def energy(x):
+        return (x * x + x).sum()
+
+    for n in (5, 8, 6, 9, 13):
+        x = av.ones(n).requires_grad_()
+        energy(x).backward()
+        assert np.array_equal(x.grad.numpy(), np.full(n, 3.0))
+        assert energy(av.ones(n)).item() == 2.0 * n
+    for made, traced in derived:
+        assert steps_of(made.forward) == steps_of(traced.forward)
+
+
 def test_gradients_of_gradients_through_a_derived_trace(derived):
     for n in (4, 6, 9):
         x = floats(n, 3)
