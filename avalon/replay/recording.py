@@ -376,6 +376,8 @@ class Recording:
                 self.origins.append(Origin("host", -1, feed))
             else:
                 self.origins.append(Origin("number", -1, feed))
+        if self.grew:
+            return  # what starts new state is read only now
         # the step's own data is compared with the next recording's, and read again by replays
         own = {place for place, origin in enumerate(self.origins) if origin.kind == "host"}
         pending.donated[:] = [place for place in pending.donated if place not in own]

@@ -148,3 +148,21 @@ def test_gradients_that_are_equal_are_rewritten_where_they_lie():
             weight.grad.mul_(3)
             assert bias.grad.tolist() == [5.0] * 5
     assert step._replays[0].quick is not None
+
+
+def test_new_state_is_updated_where_it_starts():
+    table = av.nn.Embedding(3, 200)
+    optimizer = av.optim.SGD(table.parameters(), lr=0.5, momentum=0.9)
+
+    @av.compile
+    def step(index):
+        optimizer.zero_grad()
+        (table(index) ** 2).sum().backward()
+        optimizer.step()
+
+    addresses = set()
+    for _ in range(5):
+        step(av.tensor([0, 2]))
+        (state,) = optimizer.state.values()
+        addresses.add(state["momentum_buffer"].value().buffer.address)
+    assert len(addresses) == 1
