@@ -107,8 +107,7 @@ class _Model:
         some for vectors that come out of the second cache.
         """
         sums = rows * vectors
-        # A scalar that is used once is read within the instruction, which costs more.
-        scalars = 1.3 * rows if vectors == 1 else rows
+        scalars = _scalars(rows, vectors)
         busy = max(sums / 2, (scalars + vectors + table) / 2, 2.0 * vectors)
         return 1.05 * max(busy, 4.0 if sums < 8 else 0.0) + 0.15 * vectors
 
@@ -116,8 +115,9 @@ class _Model:
         """The same for several images at one position, whose scalars are neighbours; a list says
         which step is next, and once a panel its lanes are looked at.
         """
+        scalars = _scalars(rows, vectors)
         sums, tiles = rows * vectors, prod(self.outputs) * ceil(self.images / rows)
-        busy = max(sums / 2, (rows + vectors + 2) / 2, 2.0 * vectors, 4.0 if sums < 8 else 0.0)
+        busy = max(sums / 2, (scalars + vectors + 2) / 2, 2.0 * vectors, 4.0 if sums < 8 else 0.0)
         return 1.13 * busy + 0.75 * vectors * max(0.25, 4 / tiles)
 
     def window_step(self, rows: int, vectors: int) -> float:
@@ -503,6 +503,13 @@ class _Model:
                 size = lcm(tile[axis], grain)
                 box[axis] = ceil(box[axis] / size) * size
         return (box[0], box[1], box[2], box[3])
+
+
+def _scalars(rows: int, vectors: int) -> float:
+    """Loads of a tile's scalars: one that is used once is read within the instruction, which costs
+    more.
+    """
+    return 1.3 * rows if vectors == 1 else rows
 
 
 def _cuts(extent: int, room: int) -> Iterator[int]:
