@@ -52,6 +52,7 @@ class Group:
     depth: int = 0  # calls in a row
     probes: list[Probe] = field(default_factory=list)
     rows: Rows | None = None  # the groups that this one runs one after the other, row by row
+    apart: bool = False  # sweeps rows once more, for their length is not known
 
 
 @dataclass
@@ -295,6 +296,7 @@ def _rows_to_join(group: Group, home: dict[Node, Group]) -> Group | None:
             continue
         lengths = [size_of(shape) // count for shape in shapes]
         if any(map(is_open, lengths)):
+            group.apart = True
             continue  # private memory has a known size
         longest, count = max(lengths), hint(count)
         if longest > _LONGEST_ROW or (count < _FEW_ROWS and longest * count > _LONG_SWEEP):

@@ -39,7 +39,7 @@ from avalon.schedule.loops import Expression, Load, Nest, Stage, Store, loads_of
 from avalon.schedule.pull import Guards, Puller, storage
 from avalon.schedule.steps import Schedule, Step
 from avalon.shape import contiguous_strides, size_of
-from avalon.size import is_open
+from avalon.size import hint, is_open
 from avalon.switches import declare
 
 SPLIT_AXES = declare(
@@ -116,6 +116,8 @@ class HotScheduler(CallScheduler):
         stored = [member for member in group.members if member in self.needed]
         if not stored or 0 in stored[0].shape:
             return
+        if group.apart:
+            self.schedule.swept_again += hint(size_of(stored[0].shape))
         for part in range(storage(stored[0].dtype)[1]):
             dimensions = [Dimension(extent) for extent in stored[0].shape]
             split = SPLIT_AXES.on

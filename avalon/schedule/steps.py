@@ -106,9 +106,11 @@ class Schedule:
     """All steps of a graph, and which buffer each output is.
 
     `aliases` maps nodes that share the buffer of another node (reshapes) to that node; `narrow`
-    the nodes that lie in a buffer of a smaller type than theirs to that type.
+    the nodes that lie in a buffer of a smaller type than theirs to that type; `swept_again` counts
+    the elements of rows that one kernel would have kept in the cache if it had known their length.
     """
 
     steps: list[AnyStep] = field(default_factory=list)
     aliases: dict[Node, Value] = field(default_factory=dict)
     narrow: dict[Node, DType] = field(default_factory=dict)
+    swept_again: int = 0
