@@ -25,11 +25,14 @@ class Switch:
         kind: "pass" (a walk over the whole graph), "rule" (a rewrite of one call), "fusion" (what
             is computed by one kernel) or "memory" (where values lie, and what runs at once).
         what: a line on what it does.
+        within: the wider one without which it finds little to do; a search for what is at fault
+            suspects the narrower one first.
     """
 
     name: str
     kind: str
     what: str
+    within: str = ""
 
     @property
     def on(self) -> bool:
@@ -44,7 +47,7 @@ _known: dict[str, Switch] = {}
 _off: frozenset[str] = frozenset()
 
 
-def declare(name: str, kind: str, what: str) -> Switch:
+def declare(name: str, kind: str, what: str, within: str = "") -> Switch:
     """Make a switch. Declaring a name again replaces it, as running a notebook's cell again does.
 
     Raises:
@@ -52,7 +55,7 @@ def declare(name: str, kind: str, what: str) -> Switch:
     """
     if kind not in KINDS:
         raise ValueError(f"[switch] {name}: kind is one of {', '.join(KINDS)}, got {kind!r}")
-    made = _known[name] = Switch(name, kind, what)
+    made = _known[name] = Switch(name, kind, what, within)
     return made
 
 

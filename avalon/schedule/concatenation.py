@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from avalon.schedule.calls import CallScheduler
 
 NEST_CONCATENATIONS = declare(
-    "nest concatenations", "fusion", "what is only put side by side again is not stored before"
-)
+    "nest concatenations", "fusion", "what is only put side by side again is not stored before",
+    within="fuse movements",
+)  # fmt: skip
 
 _BOXES = 48  # at most for one operand; more are chosen among at run time
 _AGAIN = 1.5  # times that an element may be computed

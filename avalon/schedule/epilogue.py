@@ -30,8 +30,9 @@ FUSE_EPILOGUES = declare(
 )
 
 FUSE_WINDOWS = declare(
-    "fuse windows", "fusion", "convolutions compute the pooling that follows them"
-)
+    "fuse windows", "fusion", "convolutions compute the pooling that follows them",
+    within="fuse movements",
+)  # fmt: skip
 
 _LARGEST = 64  # expressions that an epilogue may have: it runs in the innermost loop of storing
 _LARGEST_WINDOW = 400  # or may have for a window, where it runs less often

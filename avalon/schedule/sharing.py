@@ -3,7 +3,7 @@
 Comes in: a schedule of a graph in which some extents are symbols. Goes out: yes or no. Guaranteed:
 nothing; either way is right. Contractions whose rows, columns or summed channels are open are as
 fast as others; where nothing is known, one kernel serves all and takes about 1.6 times as long.
-Rows of a softmax or a normalisation are swept once more for each step of it if their length is open.
+Rows of a softmax are swept once more for each of its steps if their length is open.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ class _Numbers:
 def _refuse_slow(name: str, made: object) -> None:
     """Stop a compilation whose program had better not be shared, before kernels are built."""
     if isinstance(made, Schedule) and not is_worth_sharing(made):
-        raise NoSymbols("large contractions or rows differ in extents that their kernels need to know")
+        raise NoSymbols("what large contractions or rows need to know differs")
 
 
 def _getter(places: Sequence[int]) -> Callable[[Column], Column]:

@@ -17,7 +17,7 @@ from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Input
 from avalon.graph.primitive import Elementwise, Movement, Reduction
 from avalon.runtime import cache, program as runtime_program
-from avalon.schedule import calls, epilogue, fusion, hot, split
+from avalon.schedule import calls, concatenation, epilogue, fusion, hot, pull, split
 from avalon.schedule.loops import Apply
 from avalon.tensor import Tensor
 from avalon.tracing.values import record
@@ -258,19 +258,45 @@ def fault_in_epilogues(monkeypatch):
     monkeypatch.setattr(epilogue, "_fused", wrong)
 
 
+def fault_in_short_products(monkeypatch):
+    sound = pull.RULES["contract"]
+    monkeypatch.setitem(pull.RULES, "contract", lambda *read: double(sound(*read)))
+
+
+def fault_in_windows(monkeypatch):
+    sound = epilogue._fused
+
+    def wrong(schedule, step, following, result, keeps):
+        made = sound(schedule, step, following, result, keeps)
+        if made is not None and max(made.walk.steps) > 1:
+            for store in made.step.nest.stages[0].stores:
+                store.value = double(store.value)
+        return made
+
+    monkeypatch.setattr(epilogue, "_fused", wrong)
+
+
+def fault_in_nesting(monkeypatch):
+    sound = concatenation._value_in
+
+    def wrong(x, box):
+        read = sound(x, box)
+        whole = tuple(extent for _, extent in box) == x.shape
+        return read if whole else lambda pull, at: double(read(pull, at))
+
+    monkeypatch.setattr(concatenation, "_value_in", wrong)
+
+
 def fault_in_splitting(monkeypatch):
     sound = hot.HotScheduler.build
 
-    def wrong(self, group, stored, dimensions, part, split):
-        cut = any(len(dimension.loops) > 1 for dimension in dimensions)
-        if cut and self.schedule.steps is not None:
-            before = len(self.schedule.steps)
-            sound(self, group, stored, dimensions, part, split)
-            for step in self.schedule.steps[before:]:
-                for store in step.nest.stages[0].stores:
-                    store.value = double(store.value)
-        else:
-            sound(self, group, stored, dimensions, part, split)
+    def wrong(self, group, stored, dimensions, part, split, strips=False):
+        cut = any(len(dimension.loops) > 1 for dimension in dimensions) and not strips
+        before = len(self.schedule.steps)
+        sound(self, group, stored, dimensions, part, split, strips)
+        for step in self.schedule.steps[before:] if cut else ():
+            for store in step.nest.stages[0].stores:
+                store.value = double(store.value)
 
     monkeypatch.setattr(hot.HotScheduler, "build", wrong)
 
@@ -403,6 +429,18 @@ def summed(x, w):
     return (av.outer(x.reshape(-1), w.reshape(-1)[:256])).sum()
 
 
+def pooled(x, w):
+    return F.max_pool2d(F.conv2d(x[None, None], w[None, None, :3, :3]), 2)
+
+
+def reflected(x, w):
+    return F.pad((x + w)[None, None], (3, 3, 3, 3), mode="reflect")
+
+
+def short(x, w):
+    return av.tanh(x[:, :2] @ w[:2]) + w
+
+
 def updated(x, w):
     return x @ w, x + w
 
@@ -416,6 +454,9 @@ FAULTS = {
     "share kernels": (fault_in_shared_kernels, several),
     "fuse rows": (fault_in_rows, rows),
     "fuse epilogues": (fault_in_epilogues, chain),
+    "fuse windows": (fault_in_windows, pooled),
+    "fuse short products": (fault_in_short_products, short),
+    "nest concatenations": (fault_in_nesting, reflected),
     "split axes": (fault_in_splitting, cut),
     "share buffers": (fault_in_shared_buffers, renamed),
     "narrow positions": (fault_in_narrow_types, winners),
