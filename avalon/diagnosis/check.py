@@ -172,8 +172,9 @@ def _parting(
         return None
     bad = next(node for node in wanted if node in spoiled)
     first, difference = _first_wrong(bad, wanted, wrong) or (bad, spoiled[bad])
-    narrowest_first = sorted(switches()[::-1], key=lambda switch: not switch.within)
-    suspects = [_STORED, _THREADS, *(switch.name for switch in narrowest_first)]
+    latest = switches()[::-1]
+    latest.sort(key=lambda switch: not switch.within)  # the narrower ones in front
+    suspects = [_STORED, _THREADS, *(switch.name for switch in latest)]
     culprits = find_culprits(suspects, lambda names: not wrong(wanted, names))
     return Finding("plain", name, _called(first), _line(first), difference, tuple(culprits or ()))
 
