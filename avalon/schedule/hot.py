@@ -132,7 +132,7 @@ class HotScheduler(CallScheduler):
         self, group: Group, stored: list[Call], dimensions: list[Dimension], part: int, split: bool,
         strips: bool = False,
     ) -> None:  # fmt: skip
-        """Append the step of a group. With `strips` the last dimension was cut in strips, which go
+        """Append the step of a group. With `strips` the innermost loop was cut in strips, which go
         down the axis in front of it one after the other.
         """
         pull = GroupPuller(self, group, split)
@@ -149,7 +149,9 @@ class HotScheduler(CallScheduler):
                 stores.append(Store(pull.buffer(member), pull.element(member, home), value))
         lanes = not any(needs_scalars(store.value) for store in stores)
         if lanes and not strips and reads_turned(axes, stores):
-            dimensions[-1].loops = [(axes[-1].extent // _STRIP, False), (_STRIP, False)]
+            # The innermost loop, which may be a part of a dimension that was cut before.
+            strip = SplitAxis(axes[-1], _STRIP, phases=False)
+            next(d for d in reversed(dimensions) if d.cut(strip))
             self.build(group, stored, dimensions, part, split, strips=True)
             return
         if strips:

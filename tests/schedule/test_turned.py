@@ -38,6 +38,26 @@ def test_turned_copies_have_equal_bits(shape, permutation):
         np.testing.assert_array_equal(run(graph, tier, x)[0], run(graph, "plain", x)[0])
 
 
+@pytest.mark.parametrize(
+    ("shape", "after"),
+    [
+        ((128, 256), (256 * 128,)),  # both loops belong to one axis of the result
+        ((64, 48), (2, 24 * 64)),
+        ((3, 64, 80), (3, 80 * 64)),
+        ((128, 96), (96, 4, 32)),
+    ],
+)
+def test_turned_copies_of_other_axes_have_equal_bits(shape, after):
+    graph = Graph("turned")
+    x = graph.input(shape, dtypes.float32)
+    axes = range(len(shape))
+    y = ops.transpose(x, permutation=(*axes[:-2], axes[-1], axes[-2]))
+    graph.outputs.append(ops.exp(ops.reshape(y, shape=after)))
+    values = [np.random.default_rng(0).random(shape, np.float32)]
+    for tier in ("cold", "hot"):
+        np.testing.assert_array_equal(run(graph, tier, values)[0], run(graph, "plain", values)[0])
+
+
 def test_strips_go_down_the_axis_that_is_read_in_lines():
     (step,) = schedule_hot(turned((3, 64, 80), (0, 2, 1))).steps
     extents = [axis.extent for axis in (*step.nest.units, *step.nest.stages[0].axes)]
