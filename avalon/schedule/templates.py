@@ -19,6 +19,7 @@ from avalon.schedule.loops import Nest
 from avalon.schedule.pull import lowering_of
 from avalon.schedule.steps import Step
 from avalon.shape import size_of
+from avalon.size import hint
 
 _KEPT = 4096
 _LONGEST = 1 << 31  # longer loops count in wider integers
@@ -109,7 +110,9 @@ def keep(
 ) -> None:
     """Remember the step of a call for others of its kind, if it is one flat loop."""
     numbers = step.numbers
-    cut = cut_of(elements, elements, step.cost // elements)
+    # What one element costs is a number, while the others may be formulas that no division undoes.
+    cost: int = hint(step.cost) // hint(elements)
+    cut = cut_of(elements, elements, cost)
     expected = [cut, elements, *constants] if cut else [elements, *constants]
     if numbers != expected or step.nest.units:
         return
@@ -125,6 +128,6 @@ def keep(
     known = _templates.get(key)
     nests = dict(known.nests) if known is not None else {}
     nests[bool(cut)] = step.nest
-    _templates[key] = Template(nests, tuple(order), tuple(scalars), step.cost // elements)
+    _templates[key] = Template(nests, tuple(order), tuple(scalars), cost)
     if len(_templates) > _KEPT:
         _templates.popitem(last=False)

@@ -1,6 +1,7 @@
 """Batches of many sizes: few builds, and the bits of programs built for one size."""
 
 import gc
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import pytest
 import avalon as av
 import avalon.nn.functional as F
 from avalon import nn, ops
+from avalon.runtime import stored
+from avalon.schedule import templates
 from avalon.settings import settings
 from avalon.tracing import execute
 from avalon.tracing.values import Value
@@ -261,6 +264,23 @@ def test_a_start_told_at_run_time_is_not_taken_for_a_number():
         np.testing.assert_array_equal(part, array[:1, 1:])
     array, part = read(4, (None, 0))
     np.testing.assert_array_equal(part, array[1:2, :3])
+
+
+def test_programs_of_one_size_have_numbers_only_after_one_of_many_sizes(monkeypatch):
+    """What a call costs is remembered from the first of its kind, here of n - 1 rows."""
+    monkeypatch.setattr(settings, "tier", "cold")
+    monkeypatch.setattr(templates, "_templates", OrderedDict())
+    monkeypatch.setattr("avalon.compiler._WORTH_KEEPING_SECONDS", -1.0)
+    data = np.random.default_rng(0).random((9000, 3), np.float32)
+    for rows in (5, 9000):  # the second is of many sizes, and a loop in pieces
+        x = av.tensor(data[:rows])
+        (x[1:] * x[:-1]).tanh().numpy()
+    kept = []
+    monkeypatch.setattr(stored, "write", lambda _, plan: kept.append(stored.to_bytes(plan)))
+    av.tensor(data[0]).tanh().numpy()
+    (launch,) = stored.from_bytes(kept[0]).launches
+    known = {template.cost for template in templates._templates.values()}
+    assert launch.flops in [len(data[0]) * cost for cost in known]
 
 
 def test_a_program_for_many_sizes_can_be_printed():
