@@ -143,7 +143,11 @@ _sightings: Counter[tuple[Target, DType, Problem]] = Counter()
 
 
 def _is_seen_often(target: Target, dtype: DType, problem: Problem) -> bool:
-    """Count a sighting of a problem, and say whether it comes back all the time."""
+    """Count a sighting of a problem, and say whether it comes back all the time. One with open
+    numbers does not count: strides may be among them, which a kernel of its own must know.
+    """
+    if problem.formulas:
+        return False
     if len(_sightings) > _REMEMBERED:
         forget()
     key = (target, dtype, problem)

@@ -283,6 +283,26 @@ def test_programs_of_one_size_have_numbers_only_after_one_of_many_sizes(monkeypa
     assert launch.flops in [len(data[0]) * cost for cost in known]
 
 
+@pytest.mark.parametrize("kind", ["product", "convolution"])
+def test_one_contraction_many_times_in_a_cold_program_for_many_sizes(monkeypatch, kind):
+    def result(n):
+        rng = np.random.default_rng(n)
+        x, z = [av.tensor(rng.random(shape, np.float32)) for shape in [(8, n), (n, 8)]]
+        image = av.tensor(rng.random((1, 4, n, n), np.float32))
+        weight = av.tensor(rng.random((4, 4, 3, 3), np.float32) * 0.1)
+        y = z if kind == "product" else image
+        for _ in range(20):
+            y = z @ (x @ y) * 0.01 if kind == "product" else F.conv2d(y, weight, padding=1)
+        return y.numpy()
+
+    for n in (5, 9, 12):
+        monkeypatch.setattr(settings, "tier", "plain")
+        expected = result(n)
+        monkeypatch.setattr(settings, "tier", "cold")
+        assert np.array_equal(result(n), expected)
+    assert execute.builds()["cold"] == 2
+
+
 def test_a_program_for_many_sizes_can_be_printed():
     for size in (5, 9, 6):
         (av.ones(size) * 2).sum().item()
