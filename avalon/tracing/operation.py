@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from avalon.dtype import DType, several
 from avalon.graph.primitive import Movement, Primitive, lookup
 from avalon.shape import Shape
-from avalon.size import hint
+from avalon.size import hint, is_open
 
 _CAPACITY = 50_000
 _add = lookup("add")
@@ -198,12 +198,19 @@ def several_of(
 
 def constant_of(value: Any, shape: Shape, dtype: DType) -> Operation:
     """The operation that gives `value` in every element."""
-    key = ("constant", repr(value), shape, dtype)
+    key = ("constant", _exactly(value), shape, dtype)
     found = _known.get(key)
     if found is None:
         step = Step(None, (), {}, shape, dtype, value)
         found = _kept(key, Operation("constant", 0, [step], [0]))
     return found
+
+
+def _exactly(value: Any) -> Any:
+    """A constant's value such that equal means the same bits; a formula, whose text may be that of
+    another one over other symbols, is itself.
+    """
+    return value if is_open(value) else repr(value)
 
 
 def input_of(shape: Shape, dtype: DType, scalar: bool) -> Operation:
@@ -228,7 +235,7 @@ def composite_of(
         tuple(operands),
         outputs,
         *[
-            (s.primitive, s.places, s.shape, s.dtype, repr(s.value), *s.parameters.items())
+            (s.primitive, s.places, s.shape, s.dtype, _exactly(s.value), *s.parameters.items())
             for s in steps
         ],
     )

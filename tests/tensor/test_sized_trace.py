@@ -7,6 +7,7 @@ import avalon as av
 from avalon.nn import functional as F
 from avalon.size import Sizes
 from avalon.tensor import composite, sized_trace
+from avalon.tracing.operation import Step, composite_of, constant_of
 from avalon.tracing.patterns import pattern_of
 
 
@@ -131,3 +132,23 @@ def test_strict_sizes_note_what_must_differ():
     assert n != 3
     holds = sizes.condition()
     assert [holds(number) for number in (10, 3, 1)] == [True, False, False]
+
+
+def test_formulas_of_one_trace_are_no_part_of_another():
+    @composite.composite
+    def scaled(x):
+        return x * x.shape[0]
+
+    @composite.composite
+    def shifted(x):
+        return x + x.shape[0]
+
+    for n in (5, 8, 6):
+        assert np.array_equal(scaled(av.ones(n)).numpy(), np.full(n, n))
+        assert np.array_equal(shifted(av.ones(n)).numpy(), np.full(n, n + 1))
+    one, other = [Sizes(strict=True).symbol(5, 10) for _ in range(2)]
+    assert constant_of(one, (), av.float32) is constant_of(one, (), av.float32)
+    assert constant_of(one, (), av.float32) is not constant_of(other, (), av.float32)
+    steps = [[Step(None, (), {}, (), av.float32, size)] for size in (one, other)]
+    first, second = [composite_of("size", [], step, [0]) for step in steps]
+    assert first is not second
