@@ -268,11 +268,6 @@ class GroupPuller(Puller):
         """Whether it is this element of a member that is being computed."""
         return node in self.members and element == address(self.home, node.shape)
 
-    def reads(self, node: Node, coordinates: tuple[Affine, ...]) -> bool:
-        return super().reads(node, coordinates) and not self.is_here(
-            node, address(coordinates, node.shape)
-        )
-
     def flat(self, node: Node, element: Affine, guards: Guards) -> Expression:
         if self.is_here(node, element):
             assert isinstance(node, Call)

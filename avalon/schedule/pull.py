@@ -137,10 +137,6 @@ class Puller:
         assert isinstance(node, Call), node
         return self.compute(node, coordinates, guards)
 
-    def reads(self, node: Node, coordinates: Coordinates) -> bool:
-        """Whether the value of `node` at `coordinates` is read from a buffer."""
-        return self.stored(node)
-
     def flat(self, node: Node, element: Affine, guards: Guards) -> Expression:
         """An element of a stored node by its number in row-major order: needs no coordinates."""
         narrow = self.narrow.get(node)

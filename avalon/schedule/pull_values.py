@@ -44,7 +44,7 @@ def _reduce(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) 
     small = len(plan.groups) == 1 and few(plan.extents[0], pull.small)
     if small:
         extreme = picked_extreme(node)
-        if extreme is not None and not pull.reads(extreme, coordinates):
+        if extreme is not None:
             # The others are zeros: they only make a -0 that was picked a 0.
             picked = pull.cast(_running(pull, extreme, coordinates, guards)[1], wide)
             return pull.cast(pull.apply(name, Number(identity, wide), picked), node.dtype)

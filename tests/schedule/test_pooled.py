@@ -170,3 +170,20 @@ def test_walks() -> None:
     assert walk([rows, lanes], {rows: 12, lanes: 2}, 12) is None
     assert walk([images, lanes], {images: 144, lanes: 2}, 0) is None  # not all channels
     assert walk([rows, lanes], {rows: 12}, 0) is None
+
+
+@pytest.mark.parametrize("special", [None, np.nan, -0.0])
+def test_where_the_largest_stand_may_be_put_out_too(special):
+    """As forward does that keeps them for a backward pass: one kernel finds place and element."""
+    graph = Graph("kept")
+    x = graph.input((2, 3, 8, 8), F)
+    found = _largest(x, (2, 2), (2, 2))[0]
+    chosen = found.operands[0].operands[0]
+    graph.outputs = [found, chosen]
+    values = np.random.default_rng(0).integers(-2, 3, x.shape).astype("float32")
+    if special is not None:
+        values[values == 0] = special
+    notes, hot = _run(graph, [values], "hot")
+    assert hot == _run(graph, [values], "plain")[1]
+    assert len(notes) == 2
+    assert notes[0].count("argmax") == notes[0].count("reduce_sum") == 1
