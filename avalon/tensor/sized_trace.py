@@ -25,7 +25,8 @@ Column = tuple[int, ...]  # the extents of all operands
 Tracer = Callable[[Sequence[Shape]], Any]
 
 _LARGEST = 1 << 40
-_TRIES = 4  # pairs of sizes that are tried before a function is taken as one that knows its sizes
+_TRIES = 4  # pairs of sizes that fail before a function is taken as one that knows its sizes
+_TEMPLATES = 8  # at most, of a function that asks much about its sizes
 
 
 class Form:
@@ -34,7 +35,7 @@ class Form:
     def __init__(self) -> None:
         self._templates: list[SizedTrace] = []
         self._known: tuple[Column, Any] | None = None
-        self._tries = 0
+        self._failed = 0
 
     def trace(self, shapes: Sequence[Shape], tracer: Tracer) -> Any:
         """The trace for operands of these shapes."""
@@ -48,10 +49,13 @@ class Form:
         if known is not None and made is not None and known[1] is not None:
             pairs = list(zip(column, known[0], strict=True))
             differ = [pair for pair in pairs if pair[0] != pair[1]]
-            if differ and min(map(min, differ)) > 1 and self._tries < _TRIES:
-                self._tries += 1
+            is_open = self._failed < _TRIES and len(self._templates) < _TEMPLATES
+            if differ and min(map(min, differ)) > 1 and is_open:
                 more = SizedTrace.of(shapes, pairs, tracer, (made, known[1]))
-                self._templates += [] if more is None else [more]
+                if more is None:
+                    self._failed += 1
+                else:
+                    self._templates.append(more)
         return made
 
 

@@ -50,6 +50,8 @@ def derived(monkeypatch):
         return made
 
     monkeypatch.setattr(sized_trace.SizedTrace, "at", both)
+    monkeypatch.setattr(sized_trace, "_TEMPLATES", 100)  # other tests may have made some
+    monkeypatch.setattr(sized_trace, "_TRIES", 100)
     return found
 
 
