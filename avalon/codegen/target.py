@@ -50,7 +50,7 @@ class Target:
     @property
     def has_streams(self) -> bool:
         """Whether aligned vectors can be written past the caches, in an order that a fence ends."""
-        return self.is_x86 and self.name != "plain"
+        return self.is_x86
 
     @property
     def has_scaling(self) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from avalon import dtype as dtypes, ops
-from avalon.codegen.target import host
+from avalon.codegen.target import host, named
 from avalon.compiler import plan_graph
 from avalon.graph.graph import Graph
 from tests.schedule.test_same_bits import run
@@ -33,6 +33,16 @@ def test_results_that_no_cache_holds_are_written_past_them(columns):
         assert ("sfence" in kernel.text) is ("!nontemporal" in kernel.text)
     made, expected = run(graph, "hot", [row])[0], run(graph, "plain", [row])[0]
     np.testing.assert_array_equal(made, expected)
+
+
+@pytest.mark.parametrize(
+    ("target", "streams"), [("x86", True), ("avx2", True), ("avx512", True), ("neon", False)]
+)
+def test_targets_without_such_stores_write_as_usual(target, streams):
+    plan = plan_graph(filled(((25 << 20) // 4096, 1024)), "hot", named(target))
+    (kernel,) = plan.kernels.values()
+    assert ("!nontemporal" in kernel.text) is streams
+    assert ("sfence" in kernel.text) is streams
 
 
 def test_results_that_a_cache_holds_are_kept_there():
