@@ -10,6 +10,7 @@ of another kind, a value that somebody holds), it says so before anything has ha
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from itertools import chain
 from operator import is_
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -313,18 +314,15 @@ class Quick:
             )
             for number, output in new
         ]
-        words = bound.input_words(range(len(origins)))
-        self._counters = [
-            (word, origin.value, origin.place)
-            for word, origin in zip(words, origins, strict=True)
-            if origin.kind == "counter"
-        ]
-        self._keys = [
-            (word, origin.value)
-            for word, origin in zip(words, origins, strict=True)
-            if origin.kind == "key"
-        ]
+        self._note_draws(bound, origins)
         self._note_arguments(replay, readers)
+
+    def _note_draws(self, bound: Bound, origins: Sequence[Origin]) -> None:
+        """Where the generators' counters and keys go in the table."""
+        words = bound.input_words(range(len(origins)))
+        placed = list(zip(words, origins, strict=True))
+        self._counters = [(word, o.value, o.place) for word, o in placed if o.kind == "counter"]
+        self._keys = [(word, o.value) for word, o in placed if o.kind == "key"]
 
     def _rewritten(self, replay: Replay) -> list[tuple[Cell, Outcome]]:
         """The cells that get a new value: state, and gradients that are there before the call too,

@@ -65,9 +65,9 @@ class Value:
 
     Attributes:
         shape, dtype, device: what it is, known from the start.
-        buffer: its memory, or None while it waits (then `recorder` and `position`
-        say where). number: the Python number it is, or None; such a value is a run-time argument of
-        programs. entry: the operation by which it enters recorded work, once it did.
+        buffer: its memory, or None while it waits; then `recorder` and `position` say where.
+        number: the Python number it is, or None; such a value is a run-time argument of programs.
+        entry: the operation by which it enters recorded work, once it did.
         failure: the error of the program that should have computed it.
     """
 
