@@ -34,6 +34,8 @@ _UNIT, _BLOCK = 300.0, 100.0  # cycles to begin a unit of work, and a block in i
 _COPIES = 200.0  # cycles more to begin a block that copies x
 _UNIT_FLOPS = 1 << 20  # a unit of work should have as many, if there are units enough
 _UNIT_BYTES = 128 << 10  # or read so much
+_SUPPOSED = 32  # rows or columns that a matrix product has at least if nobody knows how many
+_FEWER_ROWS = 8  # of a tile then, for rows that do not fill one are taken one by one
 _FEW_ROWS = 6  # so many share lanes that are turned on their way
 _MOST_UNITS = 32  # that many are enough
 _FEW_UNITS = 8  # fewer than so many leave threads without work, more only wait for the last one
@@ -61,7 +63,7 @@ def choose(
     """
     possible = [
         found
-        for found in candidates(target, dtype, problem.sampled(), spatial, grain)
+        for found in candidates(target, dtype, problem, spatial, grain)
         if not problem.formulas or _serves_many(problem, found[1])
     ]
     return min(possible, key=lambda found: found[0])[1]
@@ -78,14 +80,34 @@ def candidates(
     target: Target, dtype: DType, problem: Problem, spatial: bool, grain: Grain = (1, 1, 1)
 ) -> Iterator[tuple[float, Schedule]]:
     """Schedules that may be the cheapest, each with its estimated cycles."""
-    model = _Model(target, dtype, problem, grain)
+    model = _Model(target, dtype, problem, spatial, grain)
     for cost, schedule in model.windows() if spatial else model.products():
         yield model.balanced(cost, schedule), schedule
 
 
+def _supposed(problem: Problem, spatial: bool) -> Problem:
+    """The problem for the sizes that a schedule is made for. A matrix product that began with few
+    rows or columns may get many: then a schedule for few loses more than the reverse.
+    """
+    sampled = problem.sampled()
+    if spatial or sampled is problem:
+        return sampled
+    images, channels = (
+        max(known(number), _SUPPOSED) if is_open(given) else number
+        for number, given in (
+            (sampled.images, problem.images), (sampled.channels, problem.channels)
+        )
+    )  # fmt: skip
+    return replace(sampled, images=images, channels=channels)
+
+
 class _Model:
-    def __init__(self, target: Target, dtype: DType, problem: Problem, grain: Grain) -> None:
-        self.target, self.dtype, self.problem, self.grain = target, dtype, problem, grain
+    def __init__(
+        self, target: Target, dtype: DType, given: Problem, spatial: bool, grain: Grain
+    ) -> None:
+        self.target, self.dtype, self.grain = target, dtype, grain
+        self.given, self.problem = given, _supposed(given, spatial)
+        problem = self.problem
         self.width = lanes_of(target, dtype)
         self.size = summed_in(dtype).itemsize
         self.blocks = problem.blocks
@@ -170,9 +192,9 @@ class _Model:
             lanes = self.images if x_in_lanes else self.channels
             rows = self.channels if x_in_lanes else self.images
             best: tuple[float, int, int] | None = None
-            for count, vectors in self.tiles(8 if self._collides(not x_in_lanes) else rows):
-                if count > rows:
-                    continue
+            open_rows = is_open(known(self.given.channels if x_in_lanes else self.given.images))
+            few = open_rows or self._collides(not x_in_lanes)
+            for count, vectors in self.tiles(min(rows, _FEWER_ROWS) if few else rows):
                 panel = vectors * self.width
                 tiles = ceil(lanes / panel) * ceil(rows / count)
                 cycles = self.step(count, vectors, 0) * self.summed

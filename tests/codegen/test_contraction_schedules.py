@@ -16,6 +16,7 @@ from avalon.codegen.contraction_problem import Problem, contract_problem, convol
 from avalon.codegen.target import Target
 from avalon.dtype import DType
 from avalon.runtime.plan import Argument, Launch
+from avalon.size import Sizes
 from tests.codegen.contraction_harness import outputs_of, random_array, run
 
 TARGETS = [targets.named(name) for name in ("avx512", "avx2")]
@@ -192,6 +193,16 @@ def test_the_choice_is_the_same_again() -> None:
         contraction_cost.choose(TARGETS[0], dtypes.float32, problem, False) for _ in range(3)
     }
     assert len(chosen) == 1
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_a_product_that_began_with_few_rows_is_cut_for_many(target: Target) -> None:
+    rows = Sizes().symbol(2, 4096)
+    views = (View(0, (0, 128, 1)), View(1, (0, 1, 128)), View(2, (0, 512, 1)))
+    problem = contract_problem((1, rows, 128, 512), *views)  # type: ignore[arg-type]
+    schedule = contraction_cost.choose(target, dtypes.float32, problem, False)
+    assert 2 < schedule.rows <= 8
+    assert schedule.x_unit >= 16
 
 
 @pytest.mark.parametrize("channels", [5, 16])
