@@ -25,8 +25,8 @@ class Sketch:
         numbers: the Python numbers among the inputs.
     """
 
-    def __init__(self, name: str, own: Recorder) -> None:
-        """Spell out what `own` recorded.
+    def __init__(self, name: str, own: Recorder, given: Iterable[Value] = ()) -> None:
+        """Spell out what `own` recorded on the values `given`.
 
         Raises:
             TraceError: the function read memory that it was not given.
@@ -40,7 +40,10 @@ class Sketch:
         for operation, positions, *_ in own.recorded.entries():
             self._spell_out(operation, [self.at[position] for position in positions])
         self.numbers: dict[int, Value] = {}
+        known = {id(_holder(value)) for value in given}
         for holder, position in zip(own.holders, own.entered.values(), strict=True):
+            if id(holder) in known:
+                continue
             if not isinstance(holder, Value):
                 raise TraceError(f"[{name}] makes tensors from data, so it cannot be traced")
             if type(holder.number) not in (bool, int, float):
@@ -61,10 +64,10 @@ class Sketch:
         self.at += [slots[slot] for slot in operation.outputs]
 
     def number_of(self, value: Value) -> int:
-        """The number of a value that the recorder holds, or of a number that it read."""
+        """The number of a value that the recorder holds, or of one that it read."""
         if value.recorder is self.own:
             return self.at[value.position]
-        return self.at[self.own.entered[id(value)]]
+        return self.at[self.own.entered[id(_holder(value))]]
 
     def needed(self, wanted: Iterable[int], given: Iterable[int]) -> set[int]:
         """What `wanted` is computed from, up to and without `given`."""
@@ -102,3 +105,8 @@ class Sketch:
             steps.append(step._replace(places=tuple([slots[place] for place in step.places])))
         made = composite_of(name, kinds, steps, [slots[number] for number in wanted])
         return made, [self.numbers[number] for number in numbers], slots
+
+
+def _holder(value: Value) -> Any:
+    """By what a recorder knows a value that it reads: numbers by themselves, others by memory."""
+    return value.buffer if value.number is None else value
