@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from avalon.epoch import CountedDict
 from avalon.tensor import Tensor
 
 MODULE_TABLES = ("_parameters", "_buffers", "_modules")
@@ -135,7 +136,7 @@ def _mapped(function: Callable[[Tensor], Any], node: Any, copies: dict[int, Any]
         made.extend(_mapped(function, child, copies) for child in node)
         return made
     if isinstance(node, Mapping):
-        copies[id(node)] = made = {}
+        copies[id(node)] = made = type(node)() if isinstance(node, CountedDict) else {}
         made.update((key, _mapped(function, child, copies)) for key, child in node.items())
         return made
     copies[id(node)] = made = object.__new__(type(node))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, Self
 
+from avalon.nn.chain import Plan
 from avalon.nn.module import Module
 from avalon.nn.parameter import Parameter
 from avalon.tensor import Tensor
@@ -86,8 +87,13 @@ class Sequential(_Row):
     )
     """
 
+    __slots__ = ("__plan",)  # how it is called: no field that others should see
+
+    __plan: Plan
+
     def __init__(self, *args: Any) -> None:
         super().__init__()
+        self.__plan = Plan()
         named = (
             args[0].items()
             if len(args) == 1 and isinstance(args[0], Mapping)
@@ -100,10 +106,19 @@ class Sequential(_Row):
         return Sequential(*modules)
 
     def forward(self, input: Any) -> Any:
-        for module in self._modules.values():
-            if module is not None:
-                input = module(input)
+        try:
+            plan = self.__plan
+        except AttributeError:  # a copy that no constructor made
+            plan = self.__plan = Plan()
+        if not plan.holds():
+            plan.make(self, Sequential)
+        for part in plan.parts:
+            input = part(input)
         return input
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__plan = Plan()
 
 
 class ModuleList(_Row):

@@ -20,7 +20,7 @@ from typing import Any, Self
 from avalon import dtype as dtypes
 from avalon.device import Device
 from avalon.dtype import DType
-from avalon.epoch import CountedDict, epoch
+from avalon.epoch import CountedDict, Epoch, epoch
 from avalon.errors import DTypeError, ShapeError
 from avalon.nn.locate import name_layer, name_of
 from avalon.nn.parameter import Buffer, Parameter
@@ -31,6 +31,16 @@ from avalon.tracing.modes import modes
 from avalon.tracing.values import recorder
 
 _handle_numbers = itertools.count()
+
+registers = Epoch()  # counts the changes of all registers
+
+
+class Register(CountedDict):
+    """What a module holds under names: its parameters, buffers, modules or hooks."""
+
+    def _count(self) -> None:
+        registers.count += 1
+        super()._count()
 
 
 class RemovableHandle:
@@ -86,12 +96,12 @@ class Module:
         for name, value in (
             ("epoch", 0),
             ("training", True),
-            ("_parameters", {}),
-            ("_buffers", {}),
-            ("_modules", {}),
+            ("_parameters", Register()),
+            ("_buffers", Register()),
+            ("_modules", Register()),
             ("_non_persistent_buffers_set", set()),
-            ("_forward_hooks", CountedDict()),
-            ("_forward_pre_hooks", CountedDict()),
+            ("_forward_hooks", Register()),
+            ("_forward_pre_hooks", Register()),
         ):
             object.__setattr__(self, name, value)
 
@@ -171,10 +181,10 @@ class Module:
             return
         _note_assignment(self)
         if isinstance(value, Parameter):
-            self._forget(name)
+            self._forget(name, self._parameters)
             self._parameters[name] = value
         elif isinstance(value, Module):
-            self._forget(name)
+            self._forget(name, self._modules)
             self._modules[name] = value
         elif isinstance(value, Buffer):
             self.register_buffer(name, value, value.persistent)
@@ -193,10 +203,12 @@ class Module:
         else:
             object.__setattr__(self, name, value)
 
-    def _forget(self, name: str) -> None:
+    def _forget(self, name: str, but: dict[str, Any]) -> None:
+        """Forget what has this name, but in one table, where what replaces it keeps its place."""
         self.__dict__.pop(name, None)
         for table in (self._parameters, self._buffers, self._modules):
-            table.pop(name, None)
+            if table is not but:
+                table.pop(name, None)
         self._non_persistent_buffers_set.discard(name)
 
     def __getattr__(self, name: str) -> Any:
@@ -531,6 +543,13 @@ class Module:
     def __setstate__(self, state: dict[str, Any]) -> None:
         object.__setattr__(self, "epoch", 0)
         self.__dict__.update(state)
+        for name in _REGISTERS:  # plain dicts in what was saved long ago
+            table = self.__dict__.get(name)
+            if type(table) is dict:
+                self.__dict__[name] = Register(table)
+
+
+_REGISTERS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 
 
 def _note_assignment(module: Module) -> None:

@@ -35,13 +35,51 @@ _CAPACITY = 2_000  # traces of one function
 _FORBIDDEN = "[composite] a function that is being traced looks at a tensor's value"
 
 
+class Composite:
+    """A function that is recorded as one entry, with its traces by case."""
+
+    __slots__ = ("_forms", "_function", "_name", "traces")
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self._name = name
+        self._function = function
+        self._forms: dict[Any, Form] = {}
+        self.traces: dict[Any, Trace | None] = {}
+
+    def trace(
+        self,
+        key: Any,
+        arguments: Sequence[Any],
+        named: dict[str, Any],
+        edges: Sequence[History | None],
+    ) -> Trace | None:
+        """The trace of a call; None if it cannot be traced. `key` says all of the call but values:
+        equal keys mean the same trace.
+        """
+        try:
+            return self.traces[key]
+        except KeyError:
+            if len(self.traces) >= _CAPACITY:
+                self.traces.clear()
+                self._forms.clear()
+            case = _Case(self._name, self._function, arguments, named, edges)
+            found = self.traces[key] = case.trace(self._forms)
+            return found
+        except TypeError:  # an argument that has no hash
+            return None
+
+
+def is_tracing() -> bool:
+    """True inside the trace of a composite function, where calls of others are part of it."""
+    return modes.replay is _FORBIDDEN
+
+
 def composite(function: Function) -> Function:
     """Record calls of `function` as one entry. It must give one tensor, or several of which only
     the first has a gradient, write to none, and draw no random numbers.
     """
-    name = function.__name__
-    traces: dict[Any, Trace | None] = {}
-    forms: dict[Any, Form] = {}
+    known = Composite(function.__name__, function)
+    trace_of = known.trace
 
     @functools.wraps(function)
     def recorded(*arguments: Any, **named: Any) -> Any:
@@ -66,21 +104,12 @@ def composite(function: Function) -> Function:
                 key += (type(argument), argument)
         if not plain or not operands:
             return function(*arguments, **named)
-        whole = tuple(key)
-        try:
-            trace = traces[whole]
-        except KeyError:
-            if len(traces) >= _CAPACITY:
-                traces.clear()
-                forms.clear()
-            trace = traces[whole] = _Case(name, function, arguments, named, edges).trace(forms)
-        except TypeError:  # an argument that has no hash
-            trace = None
+        trace = trace_of(tuple(key), arguments, named, edges)
         if trace is None:
             return function(*arguments, **named)
         return trace.record(operands, edges)
 
-    recorded.traces = traces  # type: ignore[attr-defined]
+    recorded.traces = known.traces  # type: ignore[attr-defined]
     return recorded  # type: ignore[return-value]
 
 
@@ -138,6 +167,7 @@ class Trace:
     """One traced case of a composite function.
 
     Attributes:
+        note: what is noted for the entry, or for each of its steps.
         forward: puts out the results and, after them, what the gradient reads of what lies between.
         numbers: Python numbers that take part, operands of `forward` after the tensors.
         backward: the gradient, or None.
@@ -145,11 +175,12 @@ class Trace:
         several: the results come as a tuple.
     """
 
-    __slots__ = ("backward", "forward", "name", "numbers", "several", "strides")
+    __slots__ = ("backward", "forward", "name", "note", "numbers", "several", "strides")
 
     def __init__(
         self,
         name: str,
+        note: str,
         forward: Operation,
         numbers: Sequence[Value],
         backward: Backward | None,
@@ -157,6 +188,7 @@ class Trace:
         several: bool,
     ) -> None:
         self.name = name
+        self.note = note
         self.forward = forward
         self.numbers = numbers
         self.backward = backward
@@ -173,7 +205,7 @@ class Trace:
         if modes.body is not None:
             modes.body.meet(operands, values)
         line = user_place()
-        made = here.put(self.forward, [*values, *self.numbers], line, self.name)
+        made = here.put(self.forward, [*values, *self.numbers], line, self.note)
         result = Tensor._make(made[0])
         if backward is not None:
             count = len(values)
@@ -230,7 +262,9 @@ class Trace:
                 )  # fmt: skip
                 forward, numbers, backward = sketch.operations([one.value() for one in results])
                 strides = [one._strides for one in results]
-                return Trace(name, forward, numbers, backward, strides, type(result) is tuple)
+                return Trace(
+                    name, sketch.note, forward, numbers, backward, strides, type(result) is tuple
+                )
             except TraceError:
                 return None
 

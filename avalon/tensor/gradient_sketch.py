@@ -21,6 +21,7 @@ from avalon.tracing.backward import Backward
 from avalon.tracing.history import GradientFunction, History, Leaf
 from avalon.tracing.modes import set_grad_enabled
 from avalon.tracing.operation import Operation, Step
+from avalon.tracing.recorded import Notes
 from avalon.tracing.sketch import Sketch
 from avalon.tracing.values import Recorder, Value, recorder
 
@@ -31,6 +32,7 @@ class GradientSketch(Sketch):
     Attributes:
         operands: the numbers of what was read.
         leaves: for each operand, the history that its cotangent goes to, or None.
+        note: what to note on the forward operation, once it was cut.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class GradientSketch(Sketch):
             DeclarationError: it draws random numbers whose counters are no operands.
         """
         self.leaves = leaves
+        self.note = name
         self.edge = result._history
         self.found: dict[int, Value] = {}
         end = own.count
@@ -74,7 +77,8 @@ class GradientSketch(Sketch):
         kept = self._kept(results[0], templates)
         known = {*self.operands, *results}
         outputs = [*results, *[number for number in kept if number not in known]]
-        forward, numbers, _ = self.cut(self.name, self.operands, outputs)
+        forward, numbers, slots = self.cut(self.name, self.operands, outputs)
+        self.note = self.noted(self.name, forward, slots)
         if self.edge is None:
             return forward, numbers, None
         count = len(self.operands)
@@ -93,13 +97,14 @@ class GradientSketch(Sketch):
             for leaf in self.leaves
         ]
         given = [self.seed, *kept]
+        name = f"gradient of {self.name}"
         operation, numbers, slots = self.cut(
-            f"gradient of {self.name}",
+            name,
             given,
             [n for n in dict.fromkeys(wanted) if n is not None and n not in given],
         )
         slot_of = {number: slot for slot, number in enumerate(given)} | slots
-        return Backward(
+        made = Backward(
             self.name,
             places,
             operation if operation.outputs else None,
@@ -108,6 +113,9 @@ class GradientSketch(Sketch):
             numbers,
             unfold,
         )
+        if isinstance(self.note, Notes):
+            made.note = self.noted(name, operation, slots)
+        return made
 
     def _kept(self, result: int, templates: Sequence[History]) -> list[int]:
         """What must be kept for the gradient, and for the gradient's gradient."""

@@ -165,7 +165,9 @@ class SizedTrace:
                 own.name, back.keep, operation, back.results, back.releases, back.numbers,
                 _later(shapes, tracer),
             )  # fmt: skip
-        return type(own)(own.name, forward, own.numbers, back, own.strides, own.several)
+        return type(own)(
+            own.name, own.note, forward, own.numbers, back, own.strides, own.several
+        )
 
 
 class _Pattern:

@@ -16,7 +16,7 @@ from avalon.graph.graph import Graph
 from avalon.graph.node import Node
 from avalon.size import Size
 from avalon.tracing.operation import Operation
-from avalon.tracing.recorded import Recorded
+from avalon.tracing.recorded import Recorded, note_on
 
 # Parameters that say how large something is, or where it starts, and messages, which may mention
 # it. The rest (axes, permutations, strides, dilations) is structure.
@@ -159,7 +159,8 @@ def build(recorded: Recorded, column: Sequence[Any]) -> tuple[Graph, list[Node],
             nodes.append(graph.input(_replaced(shape, put), dtype, scalar=operation.scalar))
             continue
         slots = [nodes[position] for position in positions]
-        for step in operation.steps:
+        for number, step in enumerate(operation.steps):
+            graph.note = note_on(note, number)
             if step.primitive is not None:
                 parameters = _replaced_all(step.parameters, put)
                 operands = [slots[place] for place in step.places]

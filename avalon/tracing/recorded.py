@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType
@@ -31,6 +31,24 @@ class Layered(str):
     @property
     def layer(self) -> str:
         return self.partition(" > ")[0]
+
+
+class Notes(str):
+    """A note on an entry that has one for each of its steps besides."""
+
+    steps: tuple[str, ...]
+
+    @staticmethod
+    def of(note: str, steps: Sequence[str]) -> Notes:
+        """`note`, with those of the steps."""
+        made = Notes(note)
+        made.steps = tuple(steps)
+        return made
+
+
+def note_on(note: str, step: int) -> str:
+    """The note on a step of an entry with this note."""
+    return note.steps[step] if isinstance(note, Notes) else note
 
 
 class Recorded:
@@ -65,7 +83,9 @@ class Recorded:
                 nodes.append(graph.input(shape, dtype, scalar=operation.scalar))
                 continue
             slots = [nodes[position] for position in positions]
-            for primitive, places, parameters, shape, dtype, value in operation.steps:
+            for number, step in enumerate(operation.steps):
+                primitive, places, parameters, shape, dtype, value = step
+                graph.note = note_on(note, number)
                 if primitive is None:
                     slots.append(graph.constant(value, shape, dtype))
                 else:

@@ -12,6 +12,7 @@ from typing import Any
 
 from avalon.errors import DeclarationError, TraceError
 from avalon.tracing.operation import Operation, Step, composite_of
+from avalon.tracing.recorded import Notes, note_on
 from avalon.tracing.values import Recorder, Value
 
 
@@ -21,6 +22,7 @@ class Sketch:
     Attributes:
         kinds: shape and dtype of each.
         steps: the step, whose places are numbers; None for an input.
+        notes: what was noted on each step.
         at: the number of the value at each position of the recorder.
         numbers: the Python numbers among the inputs.
     """
@@ -36,9 +38,10 @@ class Sketch:
         self.own = own
         self.kinds: list[tuple[Any, Any]] = []
         self.steps: list[Step | None] = []
+        self.notes: list[str] = []
         self.at: list[int] = []
-        for operation, positions, *_ in own.recorded.entries():
-            self._spell_out(operation, [self.at[position] for position in positions])
+        for operation, positions, _, note in own.recorded.entries():
+            self._spell_out(operation, [self.at[position] for position in positions], note)
         self.numbers: dict[int, Value] = {}
         known = {id(_holder(value)) for value in given}
         for holder, position in zip(own.holders, own.entered.values(), strict=True):
@@ -50,14 +53,16 @@ class Sketch:
                 raise DeclarationError(f"[{name}] draws random numbers, so it cannot be traced")
             self.numbers[self.at[position]] = holder
 
-    def _spell_out(self, operation: Operation, operands: Sequence[int]) -> None:
+    def _spell_out(self, operation: Operation, operands: Sequence[int], note: str) -> None:
         if operation.scalar is not None:
             self.at.append(len(self.steps))
             self.kinds.append(operation.results[0])
             self.steps.append(None)
+            self.notes.append("")
             return
         slots = list(operands)
-        for step in operation.steps:
+        for count, step in enumerate(operation.steps):
+            self.notes.append(note_on(note, count))
             slots.append(len(self.steps))
             self.kinds.append((step.shape, step.dtype))
             self.steps.append(step._replace(places=tuple([slots[p] for p in step.places])))
@@ -105,6 +110,13 @@ class Sketch:
             steps.append(step._replace(places=tuple([slots[place] for place in step.places])))
         made = composite_of(name, kinds, steps, [slots[number] for number in wanted])
         return made, [self.numbers[number] for number in numbers], slots
+
+    def noted(self, name: str, operation: Operation, slots: dict[int, int]) -> str:
+        """The note on an operation that was cut from here: `name`, and what was noted on its
+        steps.
+        """
+        notes = [self.notes[number] for number in list(slots)[operation.inputs :]]
+        return Notes.of(name, notes) if any(notes) else name
 
 
 def _holder(value: Value) -> Any:

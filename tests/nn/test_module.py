@@ -211,3 +211,12 @@ def test_apply_visits_children_first():
     Net().apply(lambda module: seen.append(type(module).__name__))
     assert seen[-1] == "Net"
     assert set(seen) >= {"Conv2d", "BatchNorm2d", "Flatten", "Linear", "Sequential"}
+
+
+def test_what_replaces_a_field_takes_its_place():
+    row = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    row[1] = nn.Tanh()
+    assert [type(module).__name__ for module in row] == ["Linear", "Tanh", "Linear"]
+    layer = nn.Linear(2, 3)
+    layer.weight = nn.Parameter(av.ones(3, 2))
+    assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
