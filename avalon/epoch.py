@@ -2,8 +2,9 @@
 
 Goes out: `epoch`, whose `count` grows whenever something that exists is rebound: a cell's value or
 memory, a tensor's cell, gradient, history or `requires_grad`, a field of a `Module`, an entry of a
-`CountedDict`. Guaranteed: while the count stays, a replay that looked at these once need not look
-again. New objects do not count: nothing has looked at them yet.
+`CountedDict`, a setting, a switch, the default dtype. Guaranteed: while the count stays, a replay
+that looked at these once need not look again. New objects do not count: nothing has looked at them
+yet.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from avalon.epoch import epoch
+
 KINDS = ("pass", "rule", "fusion", "memory")
 
 
@@ -89,10 +91,12 @@ def without(*names: str) -> Iterator[None]:
     global _off
     _refuse_unknown(names)
     outer, _off = _off, _off.union(names)
+    epoch.count += 1
     try:
         yield
     finally:
         _off = outer
+        epoch.count += 1
 
 
 def off() -> frozenset[str]:

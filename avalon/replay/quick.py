@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from avalon.dtype import DType
 from avalon.epoch import epoch
+from avalon.random import injecting
 from avalon.replay.recording import (
     Origin,
     Outcome,
@@ -29,11 +29,11 @@ from avalon.replay.recording import (
     rebuild,
     templates,
 )
+from avalon.replay.results import Fresh
 from avalon.replay.watch import Watch, same_argument
 from avalon.runtime.bound import Bound
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.program import Program
-from avalon.shape import Shape
 from avalon.tensor.cell import Cell
 from avalon.tensor.core import Tensor
 from avalon.tensor.creation import tensor
@@ -70,31 +70,18 @@ class _Moved(NamedTuple):
     nbytes: int
 
 
-class _New(NamedTuple):
-    """A cell that each call makes: its number, the word of its address, what it holds."""
-
-    number: int
-    word: int
-    shape: Shape
-    dtype: DType
-    nbytes: int
-
-
 class _Unfit(Exception):
     """The replay has no short way."""
 
 
-def quick_way(
-    replay: Replay, given: tuple[Any, ...], world: tuple[Any, ...], around: tuple[Any, ...]
-) -> Quick | None:
+def quick_way(replay: Replay, given: tuple[Any, ...], world: tuple[Any, ...]) -> Quick | None:
     """The short way through a replay that has just matched, or None if it has none.
 
     Args:
         given: the arguments as the user gave them; world: as the replay sees them.
-        around: the modes, which a call must find again.
     """
     try:
-        return Quick(replay, given, world, around)
+        return Quick(replay, given, world)
     except _Unfit:
         return None
 
@@ -102,9 +89,7 @@ def quick_way(
 class Quick:
     """A replay whose program is bound to the memory of the tensors that it met."""
 
-    def __init__(
-        self, replay: Replay, given: tuple[Any, ...], world: tuple[Any, ...], around: Any
-    ) -> None:
+    def __init__(self, replay: Replay, given: tuple[Any, ...], world: tuple[Any, ...]) -> None:
         program = replay.program.runnable if replay.program is not None else None
         self._watch = Watch(replay.snapshot, given, world)
         if not self._watch.possible or replay.fields or not isinstance(program, Program):
@@ -114,18 +99,19 @@ class Quick:
             raise _Unfit
         if any(index >= len(replay.snapshot.tensors) for index, _ in replay.rebound):
             raise _Unfit  # it writes gradients in place, which are not held between calls
-        self._around = around
+        self._modes = dict(modes.__dict__)
         self._owners: list[Tensor] = []  # whose gradients are rewritten
         self._advance = replay.advance
         self._result = replay.result
         self._made_count = len(replay.made)
-        self._single = type(self._result) is Template and self._result.cell == -1
         self._bind(replay, program)
         replay.forget_gradients()
         self._tensors = replay.tensors
         self._cells = [self._tensors[index]._cell for index, _ in replay.rebound]
+        self._rewrites = bool(self._cells or self._owners)
+        self._draws = bool(self._advance or self._counters or self._keys)
         self._known = {tensor._cell for tensor in self._tensors}
-        if not self._is_alone():
+        if self._rewrites and not self._is_alone():
             raise _Unfit
         for cell in (*self._known, *[_gradient_cell(owner) for owner in self._owners]):
             cell.watched = True
@@ -133,23 +119,22 @@ class Quick:
 
     # --- a call ---------------------------------------------------------------------------------
 
-    def holds(self, given: tuple[Any, ...], around: tuple[Any, ...]) -> bool:
+    def holds(self, given: tuple[Any, ...]) -> bool:
         """Whether the step may run this way, now, with these arguments."""
-        watch = self._watch
-        before = watch.arguments
-        if (
-            self._epoch != epoch.count
-            or self._around != around
-            or modes.replay is not None
-            or len(before) != len(given)
-        ):
+        if self._epoch != epoch.count or modes.__dict__ != self._modes:
+            return False
+        if self._draws and injecting():
             return False
         waiting = recorder()
         if waiting.values:
             waiting.flush()
             if self._epoch != epoch.count:
                 return False
-        if not watch.same() or not self._is_alone():
+        watch = self._watch
+        before = watch.arguments
+        if len(before) != len(given) or not watch.same():
+            return False
+        if self._rewrites and not self._is_alone():
             return False
         if all(map(is_, given, before)):
             return True
@@ -200,32 +185,36 @@ class Quick:
         Raises:
             IndexOutOfRange: if a check of the program fails.
         """
-        words = self._bound.words
-        if self._keys or self._counters:
-            self._write_draws(words)
         made: list[Cell | None] = [None] * self._made_count
-        for number, word, shape, dtype, nbytes in self._new:
-            buffer = Buffer(nbytes)
-            words[word] = buffer.address
-            made[number] = Cell(Value(shape, dtype, buffer), shape)
-        moved = []
-        for _, _, word, nbytes in self._moved:
-            buffer = Buffer(nbytes)
-            words[word] = buffer.address
-            moved.append(buffer)
+        for new in self._new:
+            made[new.number] = new.cell()
+        if self._draws:
+            self._write_draws()
+        moved = self._give_memory() if self._moved else None
         self._bound.run()
-        if moved:
+        if moved is not None:
             self._settle(moved)
         for cell in self._cells:
             cell.version += 1
-        if self._advance:
-            for generator, count in self._advance:
-                generator.offset += count
+        for generator, count in self._advance:
+            generator.offset += count
         result = self._result
-        return build(result, made, ()) if self._single else rebuild(result, made, self._tensors)
+        if type(result) is Template:
+            return build(result, made, self._tensors)
+        return rebuild(result, made, self._tensors)
 
-    def _write_draws(self, words: memoryview) -> None:
+    def _give_memory(self) -> list[Buffer]:
+        """New memory for the values that move."""
+        moved = []
+        for _, _, word, nbytes in self._moved:
+            buffer = Buffer(nbytes)
+            self._bound.words[word] = buffer.address
+            moved.append(buffer)
+        return moved
+
+    def _write_draws(self) -> None:
         """Write where the generators of random numbers are now."""
+        words = self._bound.words
         for word, generator, distance in self._counters:
             words[word] = (generator.offset + distance) & _WORD
         for word, generator in self._keys:
@@ -238,8 +227,6 @@ class Quick:
 
     def _is_alone(self) -> bool:
         """Whether nobody else holds what a call rewrites: gradients, values, their memory."""
-        if not self._cells and not self._owners:
-            return True
         gradients: list[Any] = [owner._grad for owner in self._owners]
         cells = [gradient._cell for gradient in gradients]
         values = [cell.value for cell in self._cells]
@@ -306,10 +293,11 @@ class Quick:
             for place, read, output, nbytes in moving
         ]
         self._new = [
-            _New(
+            Fresh(
                 number,
+                bound.words,
                 bound.output_word(output),
-                *replay.likes[replay.made[number].place],
+                replay.likes[replay.made[number].place],
                 program.output_bytes[output],
             )
             for number, output in new

@@ -9,6 +9,8 @@ cannot be replayed truthfully is refused by name.
 from __future__ import annotations
 
 import functools
+import os
+import threading
 import weakref
 from collections.abc import Callable
 from types import FunctionType, MethodType
@@ -98,6 +100,7 @@ class CompiledStep:
         self._replays: list[Replay] = []
         self._last: Recording | None = None
         self._surprises = 0
+        self._turn = threading.RLock()  # of the threads that call it: tables and counts are one's
         self.recorded = 0
         self.replayed = 0
         self.reason = "it was never called"
@@ -105,6 +108,9 @@ class CompiledStep:
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CompiledStep, (self.function, self._strict)  # a copy records for itself
 
     @property
     def program(self) -> Any:
@@ -121,18 +127,28 @@ class CompiledStep:
         return program.runnable
 
     def __call__(self, *given: Any, **named: Any) -> Any:
-        around = surroundings()
+        """The function's result. Threads that call at the same time take turns."""
         if named:
             given, named = _by_position(self.function, given, named)
-        if not named:
-            for replay in self._replays:
-                quick = replay.quick
-                if quick is not None and quick.holds(given, around):
-                    self._promote(replay)
-                    self.replayed += 1
-                    replay.bound_in_vain = 0
-                    return quick.run()
-        quick = None  # what it holds, the next one must hold alone
+        turn = self._turn
+        try:  # `with` takes twice as long; an interrupt between the two would leave it taken
+            turn.acquire()
+            if not named:
+                for replay in self._replays:
+                    quick = replay.quick
+                    if quick is not None and quick.holds(given):
+                        if replay is not self._replays[0]:
+                            self._promote(replay)
+                        self.replayed += 1
+                        replay.bound_in_vain = 0
+                        return quick.run()
+                quick = None  # what it holds, the next one must hold alone
+            return self._call(given, named)
+        finally:
+            turn.release()
+
+    def _call(self, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """A call for which no replay is bound."""
         arguments = tuple([as_tensors(argument) for argument in given])
         named = {name: as_tensors(argument) for name, argument in named.items()}
         if modes.replay is not None:  # inside another compiled step: part of its recording
@@ -142,18 +158,18 @@ class CompiledStep:
             recorder().flush()
         for replay in self._replays:
             if replay.matches(world):
-                self._promote(replay)
+                if replay is not self._replays[0]:
+                    self._promote(replay)
                 self.replayed += 1
                 if not named and replay.is_worth_binding():
-                    replay.quick = quick_way(replay, given, world, around)
+                    replay.quick = quick_way(replay, given, world)
                 return replay.run() if replay.quick is None else replay.quick.run()
         return self._record(arguments, named, world)
 
     def _promote(self, replay: Replay) -> None:
         """Let a replay be tried first next time."""
-        if replay is not self._replays[0]:
-            self._replays.remove(replay)
-            self._replays.insert(0, replay)
+        self._replays.remove(replay)
+        self._replays.insert(0, replay)
 
     def _record(self, arguments: tuple[Any, ...], named: dict[str, Any], world: Any) -> Any:
         self.recorded += 1
@@ -447,6 +463,16 @@ def surroundings() -> tuple[Any, ...]:
         settings.tier, settings.target, injecting(), off(), settings.threads,
         settings.flush_denormals,
     )  # fmt: skip
+
+
+def _renew_turns() -> None:
+    """In a forked child, where the threads that had a turn are gone."""
+    for step in _steps:
+        step._turn = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_turns)
 
 
 def forget() -> None:

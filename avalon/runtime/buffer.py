@@ -14,9 +14,9 @@ import ctypes
 import functools
 import mmap
 import threading
-import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -190,7 +190,6 @@ def _map_pages(nbytes: int) -> tuple[mmap.mmap, int]:
 
 pool = Pool()
 _by_request = pool._by_request
-_first_view = threading.Lock()
 
 
 class Buffer:
@@ -207,12 +206,12 @@ class Buffer:
     array([0., 1., 2.], dtype=float32)
     """
 
-    __slots__ = ("__weakref__", "_home", "_owner", "_shown", "address", "nbytes")
+    __slots__ = ("__weakref__", "_home", "_mark", "_owner", "address", "nbytes")
 
     address: int
     nbytes: int
     _home: _SizeClass | None
-    _shown: weakref.ref[Any] | None  # what all views into the memory have as their base
+    _mark: list[Any]  # empty; whoever else holds it is the base of a view into the memory
     _owner: object  # who keeps foreign memory alive
 
     def __init__(self, nbytes: int) -> None:
@@ -225,7 +224,7 @@ class Buffer:
         except IndexError:
             self.address = pool.grow(home)
         self.nbytes = nbytes
-        self._shown = None
+        self._mark = []
         self._home = home
 
     def __del__(self) -> None:
@@ -244,7 +243,7 @@ class Buffer:
         self._home = None
         self.address, home = pool.lend(nbytes)
         self.nbytes = nbytes
-        self._shown = None
+        self._mark = []
         self._home = home
         return self
 
@@ -255,7 +254,7 @@ class Buffer:
         self.address = address
         self.nbytes = nbytes
         self._home = None
-        self._shown = None
+        self._mark = []
         self._owner = owner
         return self
 
@@ -299,7 +298,7 @@ class Buffer:
         """True while a view looks into the memory, and for foreign memory."""
         if self._home is None:
             return True
-        return self._shown is not None and self._shown() is not None
+        return getrefcount(self._mark) > 2
 
     def __copy__(self) -> Buffer:
         copy = Buffer(self.nbytes)
@@ -317,20 +316,15 @@ class Buffer:
 
     def _base(self) -> Any:
         """What NumPy asks for the memory, and keeps as the base of its views."""
-        shown = self._shown() if self._shown is not None else None
-        if shown is None:
-            shown = _bytes_of(self.nbytes).from_address(self.address)
-            shown.buffer = self
-            known = weakref.ref(shown)
-            with _first_view:  # if two threads came at a time, the later one takes the other's
-                other = self._shown() if self._shown is not None else None
-                if other is not None:
-                    return other
-                self._shown = known
+        shown = _bytes_at(self.nbytes)(self.address)
+        shown.buffer = self
+        shown.mark = self._mark
         return shown
 
 
 @functools.lru_cache(maxsize=1024)
-def _bytes_of(nbytes: int) -> Any:
-    """The type of so many bytes."""
-    return ctypes.c_char * nbytes
+def _bytes_at(nbytes: int) -> Callable[[int], Any]:
+    """What makes an object of so many bytes at an address, with fields for who keeps them."""
+    kind: Any = type("Bytes", (ctypes.c_char * nbytes,), {"__slots__": ("buffer", "mark")})
+    made: Callable[[int], Any] = kind.from_address
+    return made

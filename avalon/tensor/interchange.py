@@ -94,7 +94,7 @@ class _OwnMemory:
 def _share(cell: Cell) -> _OwnMemory:
     """Make the cell's memory one that others may write."""
     value = cell.value
-    buffer = value.force()
+    buffer = value.buffer or value.force()
     # somebody else who holds the value or its memory must not see writes that come from outside
     if sys.getrefcount(value) > 3 or sys.getrefcount(buffer) > 3 or value.number is not None:
         buffer = Buffer.from_numpy(value.host())
@@ -119,16 +119,19 @@ def numpy(x: Tensor, *, force: bool = False) -> NDArray[Any]:
     """
     if force:
         return np.array(readable(x))
-    if x.requires_grad:
+    if (x._requires or x._history is not None or x._base is not None) and x.requires_grad:
         raise AutogradError(
             "[numpy] Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() "
             "instead."
         )
     if x.dtype is dtypes.bfloat16:
         raise TypeError("[numpy] Got unsupported dtype bfloat16; convert first: x.float().numpy()")
-    refuse_reading()
+    if modes.replay is not None:
+        refuse_reading()
     cell = x._cell
-    memory = cell.foreign() or _share(cell)
+    memory = cell.foreign() if cell.memory is not None else None
+    if memory is None:
+        memory = _share(cell)
     if type(memory) is _OwnMemory and not x._moves and x._strides is None:
         return memory.buffer.as_numpy(x.dtype, x.shape)
     return memory.window(x.shape, x.stride(), x._offset)

@@ -17,7 +17,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Modes(threading.local):
-    """One thread's modes.
+    """One thread's modes; `modes.__dict__` has them all, to compare with what they were.
 
     Attributes:
         grad: record gradient history.
@@ -32,13 +32,14 @@ class Modes(threading.local):
             the body reads.
     """
 
-    grad = True
-    inference = False
-    eager = False
-    replay: str | None = None
-    layers = False
-    watch: Callable[[Any, Any], None] | None = None
-    body: Any = None
+    def __init__(self) -> None:
+        self.grad = True
+        self.inference = False
+        self.eager = False
+        self.replay: str | None = None
+        self.layers = False
+        self.watch: Callable[[Any, Any], None] | None = None
+        self.body: Any = None
 
 
 modes = Modes()

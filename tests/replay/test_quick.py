@@ -1,6 +1,7 @@
 """The short way through a replay: that it is taken, gives the loop's bits, and is never stale."""
 
 import ast
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,8 @@ COUNTED = {"_requires", "_history", "_grad", "memory", "value", "_cell", "_moves
 
 def is_quick(step, *arguments):
     """Whether the next call with these arguments takes the short way."""
-    from avalon.replay.step import surroundings
-
     quick = step._replays[0].quick
-    return quick is not None and quick.holds(arguments, surroundings())
+    return quick is not None and quick.holds(arguments)
 
 
 def classifier(seed=0):
@@ -514,3 +513,58 @@ def test_a_step_that_clips_gradients_in_place():
         step()
     norm = sum(float((parameter.grad**2).sum()) for parameter in parameters)
     assert abs(norm - 1) < 1e-4
+
+
+@contextmanager
+def setting(name, value):
+    before = getattr(av.settings, name)
+    setattr(av.settings, name, value)
+    yield
+    setattr(av.settings, name, before)
+
+
+@contextmanager
+def default_dtype(dtype):
+    before = av.get_default_dtype()
+    av.set_default_dtype(dtype)
+    yield
+    av.set_default_dtype(before)
+
+
+SURROUNDINGS = {
+    "threads": lambda: setting("threads", av.settings.threads + 1),
+    "tier": lambda: setting("tier", "plain"),
+    "denormals": lambda: setting("flush_denormals", True),
+    "target": lambda: setting("target", "avx2"),
+    "default dtype": lambda: default_dtype(av.float64),
+    "a switch": lambda: av.without("fuse elementwise"),
+    "no gradients": av.no_grad,
+    "inference": av.inference_mode,
+    "op by op": av.eager,
+    "debugging": av.debug_nans,
+    "injected draws": lambda: av.random.inject(lambda kind, shape, dtype: np.zeros(shape)),
+}
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_other_surroundings_are_seen(name):
+    step = av.compile(lambda x: x + av.rand(2))
+    x = av.ones(2)
+    for _ in range(4):
+        step(x)
+    assert is_quick(step, x)
+    with SURROUNDINGS[name]():
+        assert not is_quick(step, x)
+        step(x)
+    for _ in range(3):
+        step(x)
+    assert is_quick(step, x)
+
+
+def test_a_step_that_draws_nothing_takes_the_short_way_inside_inject():
+    step = av.compile(lambda x: x * 2)
+    for _ in range(4):
+        step(av.ones(2))
+    with av.random.inject(iter([])):
+        assert is_quick(step, av.ones(2))
+        assert step(av.ones(2)).tolist() == [2.0, 2.0]
