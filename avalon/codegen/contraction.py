@@ -23,7 +23,13 @@ from math import prod
 from avalon.codegen import contraction_cost, contraction_generic as generic
 from avalon.codegen.contraction_ahead import packed_ahead
 from avalon.codegen.contraction_boxes import Windows, window_sums_kernel
-from avalon.codegen.contraction_hot import Epilogue, HotKernel, Slots, fused_spans_kernel, units
+from avalon.codegen.contraction_direct import (
+    Direct,
+    DirectKernel,
+    direct,
+    units as direct_units,
+)
+from avalon.codegen.contraction_hot import HotKernel, Slots, fused_spans_kernel, units
 from avalon.codegen.contraction_problem import (
     Problem,
     View,
@@ -31,6 +37,7 @@ from avalon.codegen.contraction_problem import (
     convolve_problems,
     known,
 )
+from avalon.codegen.contraction_store import Epilogue
 from avalon.codegen.contraction_tile import summed_in
 from avalon.codegen.target import Target
 from avalon.dtype import DType
@@ -338,6 +345,13 @@ def _hot_kernel(
 ) -> tuple[Kernel, int]:  # fmt: skip
     if fused is None:
         return _plain_kernel(target, dtype, problem, rank, is_partial)
+    cut = direct(target, dtype, problem) if rank and not fused.windows else None
+    if cut is not None:
+        kernel = DirectKernel(
+            fused.symbol, target, dtype, problem, cut, (0, 1, fused.y),
+            FIRST_SLOT + len(fused.arguments), rank, fused.write, fused.together,
+        ).build()  # fmt: skip
+        return kernel, direct_units(problem, cut)
     grain = fused.windows.steps if fused.windows else (1, 1, 1)
     schedule = contraction_cost.choose(target, dtype, problem, rank > 0, grain)
     slots = Slots(0, 1, fused.y, FIRST_SLOT + len(fused.arguments))
@@ -353,10 +367,16 @@ def _plain_kernel(
     target: Target, dtype: DType, problem: Problem, rank: int, is_partial: bool
 ) -> tuple[Kernel, int]:
     """A kernel that stores its result, named by what it computes."""
-    schedule = contraction_cost.choose(target, dtype, problem, rank > 0)
+    cut = direct(target, dtype, problem) if rank and not is_partial else None
+    schedule = cut or contraction_cost.choose(target, dtype, problem, rank > 0)
     identity = repr((dtype.name, problem, schedule, rank, is_partial))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
     symbol = f"{'convolve' if rank else 'contract'}_{digest}"
+    if isinstance(schedule, Direct):
+        kernel = DirectKernel(
+            symbol, target, dtype, problem, schedule, (0, 1, 2), 3, rank, None
+        ).build()
+        return kernel, direct_units(problem, schedule)
     kernel = HotKernel(
         symbol, target, dtype, problem, schedule, Slots(0, 1, 2), rank, None, is_partial
     ).build()

@@ -33,6 +33,7 @@ from avalon.codegen.contraction_pack import (
 from avalon.codegen.contraction_problem import Problem, known
 from avalon.codegen.contraction_sides import DirectSide, Operand, PackedSide
 from avalon.codegen.contraction_skip import SkippingRows
+from avalon.codegen.contraction_store import Epilogue, Results
 from avalon.codegen.contraction_tile import (
     Stream,
     add_into,
@@ -43,7 +44,7 @@ from avalon.codegen.contraction_tile import (
     turned_sums,
 )
 from avalon.codegen.contraction_window import Box, WindowLanes, WindowRows, WindowSide
-from avalon.codegen.emit import Emit, Index, Pointer, Value
+from avalon.codegen.emit import Emit, Index, Value
 from avalon.codegen.target import Target
 from avalon.dtype import DType
 from avalon.runtime.plan import Kernel
@@ -51,10 +52,6 @@ from avalon.size import few, is_open
 
 _LONG_ENOUGH = 24  # products, from which on the tile takes longer than storing its scattered rows
 _FAR = 256 << 10  # bytes of an operand from which on it is asked for before it is packed
-_SPREAD = 4  # longest step between neighbours of y that are stored without a scatter
-
-# (emit, value, index of the first lane's element, lane axis, mask of the lanes that exist or None)
-Epilogue = Callable[[Emit, Value, tuple[Value, ...], int, Value | None], None]
 
 
 @dataclass(frozen=True)
@@ -129,10 +126,13 @@ class HotKernel:
         self.emit = emit = Emit(symbol, target)
         self.given = problem
         self.problem = problem = problem.opened(emit, slots.numbers)
-        self.schedule, self.slots, self.rank = schedule, slots, rank
+        self.schedule, self.slots = schedule, slots
         self.epilogue, self.together = epilogue, together
         self.held, self.width = summed_in(dtype), lanes_of(target, dtype)
         self.stored = self.held if is_partial else dtype
+        self.results = Results(
+            emit, problem, slots.y, self.held, self.stored, self.width, rank, epilogue
+        )
         self.scratch = scratch = Scratch(emit)
         x_side = self._window(dtype) if schedule.box else self._axis_side(True, dtype)
         w_side = self._axis_side(False, dtype)
@@ -238,7 +238,7 @@ class HotKernel:
                     kept = emit.subtract(number.index, first)
                     self.lanes.begin_block(block_at(emit, problem, number.index), kept)
                 unit.next(key)
-            self.place = self._place(span, (group, *x_starts, w_start))
+            self.place = self.results.place(span, (group, *x_starts, w_start))
             self._sum(first, last)
             if not self.stores_at_once:
                 self._finish(span, group, w_start, x_starts)
@@ -384,15 +384,6 @@ class HotKernel:
                 with emit.if_(present):
                     emit.store(emit.pointer(self.slots.y), where, value, mask)
 
-    def _place(self, span: Value, index: tuple[Value, ...]) -> Value:
-        """Where in y the element with this index is."""
-        emit, problem = self.emit, self.problem
-        place = emit.multiply(span, emit.index(problem.span_stride))
-        place = emit.add(place, emit.index(problem.y_offset))
-        for i, stride in zip(index, problem.y_strides, strict=False):
-            place = emit.add(place, emit.multiply(i, emit.index(stride)))
-        return place
-
     def _finish(self, span: Value, group: Value, w_start: Value, x_starts: list[Value]) -> None:
         """Hand over the unit's elements."""
         emit, problem = self.emit, self.problem
@@ -408,7 +399,7 @@ class HotKernel:
             with emit.loop(0, self.x_side.valid, nonempty=True) as row:
                 at = emit.multiply(self.x_side.stored_row(row.index), stride)
                 pair = (group, emit.add(x_starts[0], row.index))
-                self._store_run(span, source, at, (*pair, w_start), w_side.valid)
+                self.results.hand_over(span, source, at, (*pair, w_start), w_side.valid)
             return
         valid = []
         extents = (problem.images, *problem.outputs)
@@ -432,7 +423,7 @@ class HotKernel:
                 where[axis] = emit.add(x_starts[axis], i)
             image, *positions = where
             index = (group, image, emit.add(w_start, channel), *positions)
-            self._store_run(span, source, at, index, count)
+            self.results.hand_over(span, source, at, index, count)
 
     def _axes_apart(self) -> int:
         """How many of the axes (images and positions) are walked one by one to store a unit's
@@ -455,49 +446,6 @@ class HotKernel:
                 run = (run[0] * extent, run[1] * extent)
             axis -= 1
         return axis
-
-    def _store_run(
-        self, span: Value, source: Pointer, at: Value, index: tuple[Value, ...], count: Value
-    ) -> None:
-        """Hand over `count` neighbours along y's last axis, from `index` on."""
-        emit, width = self.emit, self.width
-        with emit.loop(0, count, width, nonempty=True) as lane:
-            exact = isinstance(count.number, int) and count.number % width == 0
-            rest = emit.subtract(count, lane.index)
-            mask = None if exact else emit.mask_below(rest, width)
-            value = emit.load(source, emit.add(at, lane.index), self.held, width)
-            value = emit.cast(value, self.stored)
-            whole = (*index[:-1], emit.add(index[-1], lane.index))
-            if self.epilogue is None:
-                self._store(span, value, whole, mask)
-            else:
-                logical = whole if self.rank == 0 else (*whole[:3], *whole[6 - self.rank :])
-                self.epilogue(emit, value, logical, len(logical) - 1, mask)
-
-    def _store(
-        self, span: Value, value: Value, index: tuple[Value, ...], mask: Value | None
-    ) -> None:
-        emit, problem = self.emit, self.problem
-        place = self._place(span, index)
-        step = known(problem.y_strides[len(index) - 1])
-        pointer = emit.pointer(self.slots.y)
-        if step == 1:
-            emit.store(pointer, place, value, mask)
-            return
-        if not 0 < step <= _SPREAD:
-            base = emit.offset(pointer, place, self.stored)
-            apart = emit.constants([step * lane for lane in range(value.lanes)], dtypes.int64)
-            emit.scatter(base, apart, value, mask)
-            return
-        # A phase of a dilated convolution: every second element of a row, say.
-        whole = mask or emit.constant(True, dtypes.bool_, value.lanes)
-        for part in range(step):
-            lanes = [part * value.lanes + lane for lane in range(value.lanes)]
-            spread = [lane // step for lane in lanes]
-            present = emit.constants([lane % step == 0 for lane in lanes], dtypes.bool_)
-            present = emit.bit_and(present, emit.shuffle(whole, None, spread))
-            there = emit.add(place, part * value.lanes)
-            emit.store(pointer, there, emit.shuffle(value, None, spread), present)
 
 
 def _stream(side: AnySide, place: Value, step: int) -> Stream:

@@ -322,6 +322,14 @@ class Emit(Builder):
             condition, first, second,
         )  # fmt: skip
 
+    def either(self, condition: Value, first: Pointer, second: Pointer) -> Pointer:
+        """The address `first` where a scalar bool holds, else `second`."""
+        if condition.number is not None:
+            return first if condition.number else second
+        text = f"select i1 {condition.name}, ptr {first.name}, ptr {second.name}"
+        picked = self.pure(dtypes.int64, 1, text, condition, first, second)
+        return Pointer(picked.name, picked.depth)
+
     def any_lane(self, mask: Value) -> Value:
         """Whether a lane of the mask is on, a scalar bool."""
         if mask.lanes == 1:

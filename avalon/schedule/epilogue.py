@@ -148,7 +148,9 @@ def _walk(step: LibraryStep, following: Step, argument: int) -> Walk | None:
         return None  # forms of the nest's indices have arguments in the place of strides
     groups = _grouped(shape, extents)
     home = _row_major(axes, extents)
-    if groups is not None and not any(load.index != home or load.guards for load in loads):
+    if groups is None or any(load.index != home for load in loads):
+        groups = _in_another_order(shape, axes, extents, loads)
+    if groups is not None and not any(load.guards for load in loads):
         return whole(shape, groups) if found[1] <= _LARGEST else None
     # Sums in a wider type than the result's are not rounded where windows are read.
     is_held = step.call.dtype.itemsize >= 4
@@ -175,6 +177,35 @@ def _grouped(shape: tuple[int, ...], extents: list[int]) -> tuple[tuple[int, ...
     if not few(prod(shape[axis:]), 1) or not groups or not groups[-1]:
         return None
     return tuple(groups)
+
+
+def _in_another_order(
+    shape: tuple[int, ...], axes: list[Axis], extents: list[int], loads: list[Load]
+) -> tuple[tuple[int, ...], ...] | None:
+    """The same for loops that meet every element once, but walk outer axes in another order: those
+    of a grouped convolution, whose groups come before images in its result. The last loop walks
+    the last axes.
+    """
+    forms = {load.index for load in loads}
+    if len(forms) != 1 or any(map(is_open, (*shape, *extents))):
+        return None
+    (form,) = forms
+    left = {step: axis for axis, step in enumerate(contiguous_strides(shape)) if shape[axis] > 1}
+    groups: list[tuple[int, ...]] = []
+    for loop, extent in zip(axes, extents, strict=True):
+        last = left.get(form.coefficient(loop), 0) if extent > 1 else -1
+        first, size = last + 1, 1
+        while size < extent and first > 0:
+            first -= 1
+            size *= shape[first]
+        group = tuple(range(first, last + 1))
+        walked = {axis for axis in group if shape[axis] > 1}
+        if size != extent or not walked <= set(left.values()):
+            return None
+        left = {step: axis for step, axis in left.items() if axis not in walked}
+        groups.append(group)
+    is_whole = not left and form.offset == 0 and len(form.terms) == sum(map(bool, groups))
+    return tuple(groups) if is_whole and groups[-1:] and len(shape) - 1 in groups[-1] else None
 
 
 def _has_known_places(shape: tuple[int, ...]) -> bool:

@@ -67,6 +67,19 @@ def _convolution(x: Node, w: Node, b: Node) -> list[Node]:
     return [_relu(ops.add(y, ops.broadcast(spread, shape=y.shape)))]
 
 
+def _grouped(x: Node, w: Node, b: Node) -> list[Node]:
+    """[G, N, C, *S] with [G, O, C, *T], put in the order of images."""
+    one = (1,) * (len(x.shape) - 3)
+    y: Any = ops.convolve(
+        x, w, stride=one, input_dilation=one, kernel_dilation=one, low=one, high=one, flip=False
+    )
+    groups, images, channels, *positions = y.shape
+    y = ops.transpose(y, permutation=(1, 0, *range(2, len(y.shape))))
+    y = ops.reshape(y, shape=(images, groups * channels, *positions))
+    spread = ops.reshape(b, shape=(*b.shape, *one))
+    return [_relu(ops.add(y, ops.broadcast(spread, shape=y.shape)))]
+
+
 @pytest.mark.parametrize(
     ("build", "shapes", "launches"),
     [
@@ -78,6 +91,10 @@ def _convolution(x: Node, w: Node, b: Node) -> list[Node]:
         (_sum_of_two, [(40, 30), (30, 20), (30, 20)], 2),
         (_convolution, [(4, 3, 9, 11), (20, 3, 3, 3), (20,)], 1),
         (_convolution, [(2, 3, 100), (5, 3, 3), (5,)], 1),
+        (_grouped, [(3, 4, 2, 9, 11), (3, 5, 2, 3, 3), (15,)], 1),
+        (_grouped, [(6, 4, 1, 9, 28), (6, 1, 1, 3, 3), (6,)], 1),
+        (_grouped, [(5, 5, 2, 33), (5, 1, 2, 3), (5,)], 1),
+        (_grouped, [(3, 2, 1, 4, 5, 40), (3, 2, 1, 3, 3, 3), (6,)], 1),
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
