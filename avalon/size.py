@@ -7,9 +7,10 @@ may use them. Guaranteed: a question that formulas cannot answer for all values 
 answered for the sample and becomes a condition, so whatever was built with sizes is right wherever
 its conditions hold. A size that must be a number (`range(n)`) fixes it by a condition too.
 
-What differs in the sample counts as different, and a symbol as 2 or more, without a condition: code
-for two extents or many elements serves equal extents and one element as well. Who treats one
-element by another rule asks `must_be_long`; recording, which has a rule for each case, is strict.
+What differs in the sample counts as different, and a symbol as not 1, without a condition: code for
+two extents or many elements serves equal extents and one element as well. Who treats one element by
+another rule asks `must_be_long`; recording, which has a rule for each case, is strict. A question
+about any other bound, `n * 4 >= 8`, is answered with a condition.
 """
 
 from __future__ import annotations
@@ -48,9 +49,10 @@ class Sizes:
         """A new symbol between 1 and `limit`, with a value to decide by where either would do."""
         number = len(self.symbols)
         name = f"{_SYMBOL}{number}"
-        made = self._atom(_Atom(name, sample, 2, limit))
+        least = 2 if self.strict else 1
+        made = self._atom(_Atom(name, sample, least, limit))
         self.symbols.append(made)
-        self.conditions[f"{2 if self.strict else 1} <= {name} <= {limit}"] = None
+        self.conditions[f"{least} <= {name} <= {limit}"] = None
         return made
 
     def call(self, function: Callable[..., int], *arguments: Any) -> Any:
@@ -195,8 +197,17 @@ class Size:
         """Note that a size of 0 would be another case, unless this formula never gives 0."""
         atoms = [number for monomial in self.terms for number in monomial]
         grows = all(coefficient > 0 for coefficient in self.terms.values())
-        if not grows or self.offset < 0 or any(self.sizes._atoms[n].low < 2 for n in atoms):
+        if not grows or self.offset < 0 or any(self.sizes._atoms[n].low < 1 for n in atoms):
             self.sizes.require(f"{self!r} >= 1")
+
+    def _is_about_one(self) -> bool:
+        """Whether this is the difference between a product of symbols and 1, or a multiple of it:
+        positive where the product counts as not 1.
+        """
+        ((monomial, coefficient),) = self.terms.items() if len(self.terms) == 1 else [((), 0)]
+        return self.offset == -coefficient != 0 and all(
+            self.sizes._atoms[number].low >= 1 for number in monomial
+        )
 
     # --- arithmetic ------------------------------------------------------------------------------
 
@@ -308,6 +319,8 @@ def _ask(difference: Known, relation: str) -> bool:
         return positive
     if high < 0 or (positive and high <= 0):
         return False
+    if difference._is_about_one():
+        return positive and difference.offset < 0
     sample = difference.sample
     answer = sample > 0 if positive else sample == 0
     if answer or positive:

@@ -96,6 +96,17 @@ def test_questions_about_numbers_become_conditions():
     assert not sizes.condition()(1)
 
 
+def test_only_a_question_about_one_element_has_no_condition():
+    sizes, (n, m) = symbols(100, 7)
+    assert n > 1
+    assert n * 4 > 4
+    assert n * m != 1
+    assert sizes.condition()(1, 1)
+    assert n * 4 >= 8  # a tile of 8 rows: one element would be 4
+    assert sizes.condition()(2, 1)
+    assert not sizes.condition()(1, 1)
+
+
 def test_symbols_of_two_compilations_are_never_equal():
     (_, (n,)), (_, (m,)) = symbols(100), symbols(100)
     assert n != m

@@ -454,9 +454,9 @@ class NestEmitter:
         if self.lanes is None or isinstance(stage.axes[-1].extent, Slot):
             return rows
         for load in loads_of(store.value for store in stage.stores):
-            step = load.index.coefficient(self.lanes.axis)
-            if isinstance(step, int) and step > 1:
-                phase = load.index.offset % step
+            step, offset = load.index.coefficient(self.lanes.axis), load.index.offset
+            if isinstance(step, int) and step > 1 and isinstance(offset, int):
+                phase = offset % step
                 key = (load.argument, load.index.plus(-phase), load.guards)
                 rows.setdefault(key, set()).add(phase)
         return rows

@@ -144,9 +144,10 @@ class Recording:
 
     def _forget(self) -> None:
         """Hold no value any more: nobody asks for the old ones, and the new ones are others'."""
-        _, feeds, holders, live, *_ = self.pending
+        _, feeds, holders, live, _, rebound = self.pending
         for kept in (self._before, self._held, self._old, self._kept, feeds, holders, live):
             kept.clear()
+        rebound.clear()
 
     def _retire_gradients(self) -> dict[int, Buffer]:
         """Let go of the gradients that the step replaced; the memory of those that nobody else
@@ -370,7 +371,8 @@ class Recording:
             elif (found := self._start.get(id(holder))) is not None:
                 self.origins.append(Origin(*found, None))
             elif isinstance(feed, Buffer):
-                values = (before.cell.value for before in self._before.values())
+                # of the cell as it was: the step may have written to it since
+                values = (before.value for before in self._before.values())
                 if any(value is not None and value.buffer is feed for value in values):
                     self.refusal = "it writes through a view that it got as an argument"
                 self.origins.append(Origin("host", -1, feed))

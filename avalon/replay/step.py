@@ -12,7 +12,7 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -47,6 +47,7 @@ from avalon.tracing.modes import modes
 from avalon.tracing.values import Value, recorder
 
 _KEPT = 8  # replays of one function, for as many shapes or structures of arguments
+_RECENT = 4  # recordings that the next ones are compared with: sizes may take turns
 _PATIENCE = 3  # recordings in an unchanged world that may differ from the one before
 
 _steps: weakref.WeakSet[CompiledStep] = weakref.WeakSet()
@@ -98,7 +99,7 @@ class CompiledStep:
         self.function = function
         self._strict = strict
         self._replays: list[Replay] = []
-        self._last: Recording | None = None
+        self._recent: list[Recording] = []  # that nothing agreed with yet, the last one first
         self._surprises = 0
         self._turn = threading.RLock()  # of the threads that call it: tables and counts are one's
         self.recorded = 0
@@ -176,8 +177,7 @@ class CompiledStep:
         if modes.eager or injecting() or modes.watch is not None:
             self.reason = "its draws are injected" if injecting() else "it is being debugged"
             return self.function(*arguments, **named)
-        last = self._last
-        comparable = last is not None and _same_world(last, world, self)
+        alike = self._alike(world)
         try:
             result, recording = Recording.of(self.function, arguments, named)
         except TraceError:
@@ -185,17 +185,31 @@ class CompiledStep:
                 raise
             self.reason = "the step looks at the value of a tensor"
             return self.function(*arguments, **named)
-        self._last = recording
-        self._refuse_changes(last, recording)
-        if comparable and not recording.grew and not recording.refused_change:
-            assert last is not None
-            self._agree(last, recording)
+        recent, self._recent = self._recent, [recording]
+        self._refuse_changes(recent[:1], recording)
+        # One that made state, or was refused, is never seen again, and may hold what it wrote.
+        lasting = [one for one in recent if not one.grew and not one.refused_change]
+        self._recent += lasting[: _RECENT - 1]
+        if alike is not None and not recording.grew and not recording.refused_change:
+            self._agree(alike, recording)
         return result
 
-    def _refuse_changes(self, last: Recording | None, recording: Recording) -> None:
+    def _alike(self, world: Any) -> Recording | None:
+        """The last recording of a call that saw at its start what the next one sees."""
+        reasons = []
+        for recording in self._recent:
+            reason = _difference(recording, world)
+            if not reason:
+                return recording
+            reasons.append(reason)
+        if reasons:
+            self.reason = reasons[0]
+        return None
+
+    def _refuse_changes(self, last: Sequence[Recording], recording: Recording) -> None:
         """Refuse what changes in call after call and is no tensor: a counter, a growing list."""
         change = recording.refused_change
-        before = last.refused_change if last is not None else None
+        before = last[0].refused_change if last else None
         if change is None or before is None or change.entry.path != before.entry.path:
             return
         name = getattr(self.function, "__name__", "the step")
@@ -211,6 +225,9 @@ class CompiledStep:
 
     def _agree(self, last: Recording, recording: Recording) -> None:
         name = getattr(self.function, "__name__", "the step")
+        self.reason = last.refusal or recording.refusal
+        if self.reason:
+            return  # neither is replayed, so that they may differ
         difference = recording.disagreement(last)
         if difference:
             self._surprises += 1
@@ -220,27 +237,26 @@ class CompiledStep:
                     f"[compile] {name} does not do the same in calls that see the same: the later "
                     f"one {difference}. Pass what varies as a tensor argument."
                 )
-        elif recording.refusal:
-            self.reason = recording.refusal
         else:
             self._surprises = 0
             self._replays.insert(0, Replay(recording))
             del self._replays[_KEPT:]
-            self._last = None
+            self._recent = [one for one in self._recent if one not in (last, recording)]
 
 
-def _same_world(last: Recording, world: Any, step: CompiledStep) -> bool:
-    """Whether the next call sees what the last recorded one saw at its start."""
+def _difference(last: Recording, world: Any) -> str:
+    """What the next call sees that a recorded one did not see at its start, or ""."""
     try:
         last.snapshot.refresh(world)
     except Changed as change:
-        step.reason = f"{change.path} has changed"
-        return False
+        return f"{change.path} has changed"
     tensors, owners = with_gradients(last.snapshot.tensors)
     if owners != last.owners:
-        step.reason = "gradients are there that were not, or the other way round"
-        return False
-    return last.kinds == [kind_of(tensor) for tensor in tensors]
+        return "gradients are there that were not, or the other way round"
+    for before, now, path in zip(last.kinds, map(kind_of, tensors), last.paths, strict=True):
+        if now != before:
+            return f"{path} is a tensor of another kind or shape"
+    return "" if last.aliases == aliases(tensors) else "other tensors share their memory"
 
 
 def look(tensor: Tensor) -> tuple[Any, ...]:
@@ -336,7 +352,7 @@ class Replay:
         tensors, owners = with_gradients(self.snapshot.tensors)
         if owners != self.owners:
             return False
-        familiar = True
+        strangers: list[tuple[int, Tensor]] = []
         for index, found in enumerate(tensors):
             looks = self._looks[index] if index < len(self._looks) else _UNKNOWN
             if (
@@ -351,11 +367,12 @@ class Replay:
                 continue
             if kind_of(found) != self._kinds[index]:
                 return False
+            strangers.append((index, found))
+        if strangers and aliases(tensors) != self._aliases:
+            return False
+        for index, found in strangers:
             if index < len(self._looks):  # gradients are not held between calls
                 self._looks[index] = look(found)
-            familiar = False
-        if not familiar and aliases(tensors) != self._aliases:
-            return False
         self.tensors = tensors
         return True
 
@@ -479,7 +496,7 @@ def forget() -> None:
     """Drop all replays, so that the next calls record anew."""
     for step in _steps:
         step._replays.clear()
-        step._last = None
+        step._recent.clear()
 
 
 def report() -> list[str]:

@@ -414,3 +414,37 @@ def test_steps_that_are_reachable_from_steps_settle(monkeypatch):
         return x.exp(), exp.__name__
 
     settle(exp, x)
+
+
+def test_one_tensor_given_twice_is_not_taken_for_two():
+    @av.compile
+    def step(a, b):
+        a.add_(1)
+        return (a * b).sum()
+
+    for _ in range(4):
+        assert step(av.ones(2), av.full((2,), 2.0)).item() == 8
+    x = av.ones(2)
+    assert [step(x, x).item() for _ in range(4)] == [8, 18, 32, 50]
+    assert step(av.ones(2), av.full((2,), 2.0)).item() == 8
+    assert step(x, x[:]).item() == 72
+
+
+def test_views_that_overlap_are_written_call_after_call():
+    @av.compile
+    def step(a, b):
+        a.add_(1)
+        return (a * b).sum()
+
+    base = av.ones(4)
+    assert [step(base[:2], base[1:3]).item() for _ in range(5)] == [6, 12, 20, 30, 42]
+    assert base.tolist() == [6, 6, 1, 1]
+    assert "view" in step.reason
+
+
+def test_sizes_that_take_turns_are_replayed():
+    step = av.compile(lambda x, scale=1.0: x * scale)
+    for number in range(8):
+        rows = (2, 5, 3)[number % 3]
+        assert step(av.full((rows,), 2.0), scale=3.0).tolist() == [6.0] * rows
+    assert (step.recorded, step.replayed) == (6, 2)
