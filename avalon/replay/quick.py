@@ -126,7 +126,7 @@ class Quick:
         if self._draws and injecting():
             return False
         waiting = recorder()
-        if waiting.values:
+        if waiting.values or waiting.underway is not None:
             waiting.flush()
             if self._epoch != epoch.count:
                 return False

@@ -25,7 +25,8 @@ from avalon.runtime.buffer import Buffer
 from avalon.tensor.cell import Cell
 from avalon.tensor.core import Tensor
 from avalon.tracing.modes import modes
-from avalon.tracing.values import Pending, Value, compute, recorder
+from avalon.tracing.running import Pending, compute
+from avalon.tracing.values import Value, recorder
 
 _FORBIDDEN = (
     "[compile] the step asks for the value of a tensor while it is recorded. A compiled step runs "

@@ -155,8 +155,9 @@ class CompiledStep:
         if modes.replay is not None:  # inside another compiled step: part of its recording
             return self.function(*arguments, **named)
         world = (*arguments, named)
-        if recorder().values:
-            recorder().flush()
+        waiting = recorder()
+        if waiting.values or waiting.underway is not None:
+            waiting.flush()
         for replay in self._replays:
             if replay.matches(world):
                 if replay is not self._replays[0]:

@@ -9,6 +9,8 @@ delays nobody.
 
     run_alone(job)            -> status   all launches on the calling thread
     run_shared(pool, job)     -> status   the same, with the pool's workers helping
+    begin(pool, job)                      the first half of that: the workers begin
+    finish(pool, job)         -> status   the second half: the caller helps until all is done
     serve(pool, thread)                   a worker's life: wait for a job, help, wait again
     stop(pool)                            lets the workers return from `serve`
     spin(count)                           `count` pauses, to learn how long one takes
@@ -126,10 +128,12 @@ _FUNCTIONS = (
     ("internal void @futex_wait(ptr %pool, ptr %word, i32 %expected)", waiting.FUTEX_WAIT),
     ("internal void @futex_wake(ptr %pool, ptr %word)", waiting.FUTEX_WAKE),
     ("i64 @run_alone(ptr %job)", launches.RUN_ALONE),
+    ("void @begin(ptr %pool, ptr %job)", launches.BEGIN),
+    ("i64 @finish(ptr %pool, ptr %job)", launches.FINISH),
     ("i64 @run_shared(ptr %pool, ptr %job)", launches.RUN_SHARED),
     ("void @serve(ptr %pool, i64 %thread)", waiting.SERVE),
     ("void @stop(ptr %pool)", waiting.STOP),
     ("void @spin(i64 %count)", waiting.SPIN),
 )
 
-ENTRIES = ("run_alone", "run_shared", "serve", "stop", "spin")
+ENTRIES = ("run_alone", "run_shared", "begin", "finish", "serve", "stop", "spin")

@@ -2,9 +2,10 @@
 
 Comes in: a job's table (`driver_tables`). Goes out: bodies of the driver's LLVM functions (`driver`
 names them). `PREPARE` and `RESET` make the tables ready for this call; `RUN_ALONE` walks the
-launches on one thread; `WORK` is one thread's part when several do, and `RUN_SHARED` is the call
-around it. Guaranteed: each unit of work is done exactly once, and a launch starts only when all
-earlier groups are complete. Chunks are claimed from counters, so no thread needs another to arrive.
+launches on one thread; `WORK` is one thread's part when several do. `BEGIN` hands a job to the
+workers, `FINISH` takes part until it is done, and `RUN_SHARED` is one after the other. Guaranteed:
+each unit of work is done exactly once, and a launch starts only when all earlier groups are
+complete. Chunks are claimed from counters, so no thread needs another to arrive.
 """
 
 from __future__ import annotations
@@ -308,25 +309,39 @@ done:
   ret void
 """
 
-RUN_SHARED = f"""
+# Hand a job to the workers, who begin at once.
+BEGIN = f"""
   call void @prepare(ptr %job)
   call void @reset(ptr %job)
 {at("current", "%pool", POOL_JOB)}
-{at("active", "%pool", POOL_ACTIVE)}
 {at("asleep.at", "%pool", POOL_ASLEEP)}
-{get("status", "%job", JOB_STATUS, "ptr")}
   store atomic ptr %job, ptr %current seq_cst, align 8
   %generation = atomicrmw add ptr %pool, i32 1 seq_cst
   %asleep = load atomic i64, ptr %asleep.at seq_cst, align 8
   %none = icmp eq i64 %asleep, 0
-  br i1 %none, label %work, label %wake
+  br i1 %none, label %done, label %wake
 wake:
   call void @futex_wake(ptr %pool, ptr %pool)
-  br label %work
-work:
+  br label %done
+done:
+  ret void
+"""
+
+# Help with what is left of the job, and wait for the workers to leave it. A second time does
+# nothing.
+FINISH = f"""
+{at("current", "%pool", POOL_JOB)}
+{at("active", "%pool", POOL_ACTIVE)}
+{get("status", "%job", JOB_STATUS, "ptr")}
   call void @work(ptr %pool, ptr %job, i64 0)
   store atomic ptr null, ptr %current seq_cst, align 8
   call void @await_none(ptr %pool, ptr %active, i64 0)
   %result = load i64, ptr %status
+  ret i64 %result
+"""
+
+RUN_SHARED = """
+  call void @begin(ptr %pool, ptr %job)
+  %result = call i64 @finish(ptr %pool, ptr %job)
   ret i64 %result
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from time import perf_counter_ns
@@ -98,6 +98,35 @@ class Program:
             ValueError: if a buffer is smaller than its input, or the number of inputs is wrong.
             TypeError: for a number in a buffer's place, or the reverse.
         """
+        frame, _arena, outputs = self._lay_out(inputs, donated, spare)
+        return self._completed(frame, self.launch(frame), inputs, outputs)
+
+    def begin(
+        self, inputs: Sequence[Buffer | float], donated: Collection[int] = ()
+    ) -> tuple[list[Buffer], Callable[[], object] | None]:
+        """As `run`, but leave the work to the workers if that is worth it: then what the outputs
+        hold is there when the function that is returned with them was called, which may raise what
+        `run` raises. Who is interrupted there may call it again.
+        """
+        frame, arena, outputs = self._lay_out(inputs, donated, None)
+        flight = None
+        cost = self._nanoseconds
+        if frame.threads > 1 and cost > threads.WORTHWHILE_LEAVING_NANOSECONDS:
+            held = frame, arena, inputs, outputs
+            release = cost > threads.RELEASE_NANOSECONDS
+            flight = threads.Flight.begin(threads.workers(), frame.address, release, held)
+        if flight is None:
+            return self._completed(frame, self.launch(frame), inputs, outputs), None
+        land = flight.land
+        return outputs, lambda: self._completed(frame, land(), inputs, outputs)
+
+    def _lay_out(
+        self,
+        inputs: Sequence[Buffer | float],
+        donated: Collection[int],
+        spare: Mapping[int, Buffer] | None,
+    ) -> tuple[Frame, Buffer, list[Buffer]]:
+        """A frame whose table is filled in for a call, and the arena and the outputs in it."""
         frames, values = self._frames, self.values
         try:
             frame = frames.pop()
@@ -124,12 +153,18 @@ class Program:
         except (struct.error, OverflowError, AttributeError, IndexError, TypeError):
             outputs = [Buffer(nbytes) for nbytes in self.output_bytes]
             values.write_carefully(frame.table, arena, inputs, outputs)
-        failed = self.launch(frame)
+        return frame, arena, outputs
+
+    def _completed(
+        self, frame: Frame, failed: int, inputs: Sequence[Buffer | float], outputs: list[Buffer]
+    ) -> list[Buffer]:
+        """What a call gives whose launches ended with this status."""
         if failed:
             raise self.failure(frame, failed)
-        frames.append(frame)
         for position, origin in self.copies:
             self._copy(position, origin, inputs, outputs)
+        if frame not in self._frames:  # as it is if somebody was interrupted here, and asks again
+            self._frames.append(frame)
         return outputs
 
     def profile(self, inputs: Sequence[Buffer | float], repeat: int = 5) -> Profile:
@@ -228,6 +263,7 @@ class Program:
     def _run_shared(self, frame: Frame, cost: int) -> tuple[int, float]:
         """Run with the workers' help; return the status and the share of time that saved."""
         workers = threads.workers()
+        workers.land()
         release = cost > threads.RELEASE_NANOSECONDS
         if not workers.lock.acquire(blocking=False):
             # another call has the workers; waiting for it would take longer than going alone

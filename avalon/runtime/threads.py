@@ -1,10 +1,11 @@
 """The threads that run programs: one pool of workers, and the native calls that use it.
 
 Comes in: the address of a job (`driver_tables`). Goes out: the job's status word. Guaranteed:
-the calling thread always works itself, so a job finishes whether or not a worker is awake; only one
-job at a time has the workers, and a caller that finds them busy runs alone; a short job neither
-wakes anyone nor releases the GIL; a forked child builds its own pool; workers end before the
-interpreter does.
+whoever waits for a job works itself, so it finishes whether or not a worker is awake; only one job
+at a time has the workers, and a caller that finds them busy runs alone; a short job neither wakes
+anyone nor releases the GIL; a job that its caller left to the workers (a `Flight`) is ended before
+they do another, before a fork and before the interpreter ends; a forked child builds its own pool;
+workers end before the interpreter does.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ WORTHWHILE_NANOSECONDS = 20_000
 # between them.
 CLOSE_NANOSECONDS = 100_000
 WORTHWHILE_AWAKE_NANOSECONDS = 6_000
+# A caller with other things to do leaves a call to the workers if it takes them so long.
+WORTHWHILE_LEAVING_NANOSECONDS = 40_000
 # Releasing the GIL beside a busy Python thread costs a switch interval (5 ms) to get it back.
 RELEASE_NANOSECONDS = 200_000
 
@@ -38,6 +41,7 @@ _BARRIER_SPIN = 5e-6
 _BARRIER_YIELD = 100e-6
 _IDLE_SPIN = 20e-6
 _IDLE_YIELD = 200e-6
+_PATIENCE = 0.01
 
 _FUTEX_NUMBERS = {"x86_64": 202, "amd64": 202, "aarch64": 98, "arm64": 98, "riscv64": 98}
 
@@ -50,6 +54,8 @@ class Driver:
 
     run_alone: tuple[Run, Run]
     run_shared: tuple[Callable[[int, int], int], Callable[[int, int], int]]
+    begin: Callable[[int, int], None]
+    finish: tuple[Callable[[int, int], int], Callable[[int, int], int]]
     serve: Callable[[int, int], None]
     stop: Callable[[int], None]
     spin: Callable[[int], None]
@@ -63,7 +69,9 @@ def load_driver() -> Driver:
     # one object serves every processor of the architecture
     machine = library.NamedMachine(triple)
     loaded = library.load_entries(Kernel("driver", driver.text(triple)), driver.ENTRIES, machine)
-    alone, shared, serve, stop, spin = (loaded.addresses[name] for name in driver.ENTRIES)
+    alone, shared, begin, finish, serve, stop, spin = (
+        loaded.addresses[name] for name in driver.ENTRIES
+    )
     word, address = ctypes.c_int64, ctypes.c_void_p
     return Driver(
         (
@@ -73,6 +81,11 @@ def load_driver() -> Driver:
         (
             ctypes.PYFUNCTYPE(word, address, address)(shared),
             ctypes.CFUNCTYPE(word, address, address)(shared),
+        ),
+        ctypes.PYFUNCTYPE(None, address, address)(begin),
+        (
+            ctypes.PYFUNCTYPE(word, address, address)(finish),
+            ctypes.CFUNCTYPE(word, address, address)(finish),
         ),
         ctypes.CFUNCTYPE(None, address, word)(serve),
         ctypes.PYFUNCTYPE(None, address)(stop),
@@ -84,20 +97,22 @@ def load_driver() -> Driver:
 class Workers:
     """A pool of `threads - 1` workers that help the calling thread.
 
-    `lock` is held by the caller whose job the workers run.
+    `lock` is held by the caller whose job the workers run. That may be one that went on meanwhile:
+    then `flight` is the call, which anyone may end who needs the workers.
     """
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self.lock = threading.Lock()
-        self._driver = load_driver()
+        self.flight: Flight | None = None
+        self.driver = load_driver()
         self._words = buffer.Buffer(tables.POOL_WORDS * 8)
         self.address = self._words.address
         ctypes.memset(self.address, 0, self._words.nbytes)
         self._write_table()
         self._workers = [
             threading.Thread(
-                target=self._driver.serve,
+                target=self.driver.serve,
                 args=(self.address, number),
                 name=f"avalon-{number}",
                 daemon=True,
@@ -107,9 +122,16 @@ class Workers:
         for worker in self._workers:
             worker.start()
 
+    def land(self) -> None:
+        """End the call whose caller went on, if there is one."""
+        flight = self.flight
+        if flight is not None:
+            flight.land()
+
     def close(self) -> None:
         """Let the workers end, and wait until they have."""
-        self._driver.stop(self.address)
+        self.land()
+        self.driver.stop(self.address)
         for worker in self._workers:
             worker.join()
         self._workers = []
@@ -129,6 +151,43 @@ class Workers:
         words[tables.POOL_IDLE_YIELDS] = int(_IDLE_YIELD / yield_)
 
 
+class Flight:
+    """A job that the workers carry on with while its caller goes on."""
+
+    def __init__(self, pool: Workers, job: int, released: bool, held: object) -> None:
+        self._pool = pool
+        self._job = job
+        self._finish = pool.driver.finish[released]
+        self._held = held  # all memory that the job reads and writes
+        self._status: int | None = None
+        self._lock = threading.RLock()
+
+    @staticmethod
+    def begin(pool: Workers, job: int, released: bool, held: object) -> Flight | None:
+        """Hand over a job, `held` being whatever keeps its memory; None if the workers are busy.
+        `released`: whoever waits for it lets go of the GIL.
+        """
+        flight = Flight(pool, job, released, held)
+        pool.land()
+        if not pool.lock.acquire(blocking=False):
+            return None
+        # Ctrl-C comes after calls only: a flight that is known has begun.
+        pool.flight = flight
+        pool.driver.begin(pool.address, job)
+        return flight
+
+    def land(self) -> int:
+        """Help with what is left and wait for the rest; the job's status. Who is interrupted may
+        ask again, and so may any thread.
+        """
+        with self._lock:
+            if self._status is None:
+                self._status = self._finish(self._pool.address, self._job)
+                self._pool.flight = self._held = None
+                self._pool.lock.release()
+            return self._status
+
+
 def workers() -> Workers:
     """Return the pool for `settings.threads`, changing its size if that was assigned."""
     global _pool
@@ -138,8 +197,12 @@ def workers() -> Workers:
             pool = _pool
             if pool is None or pool.threads != settings.threads:
                 if pool is not None:
-                    with pool.lock:  # its running job ends first
+                    while not pool.lock.acquire(timeout=_PATIENCE):  # its running job ends first
+                        pool.land()
+                    try:
                         pool.close()
+                    finally:
+                        pool.lock.release()
                 pool = _pool = Workers(settings.threads)
     return pool
 
@@ -198,6 +261,11 @@ def _close_at_exit() -> None:
         _pool = None
 
 
+def _land_before_fork() -> None:
+    if _pool is not None:
+        _pool.land()
+
+
 def _renew_in_child() -> None:
     """A forked child has no workers, and locks in whatever state the parent's threads left them."""
     global _pool, _resizing
@@ -210,4 +278,4 @@ def _renew_in_child() -> None:
 
 atexit.register(_close_at_exit)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_in_child)
+    os.register_at_fork(before=_land_before_fork, after_in_child=_renew_in_child)

@@ -228,7 +228,8 @@ def wrapped_index(operation: str, indices: Tensor, extent: int) -> Tensor:
     indices = cast_to(indices, dtypes.int64)
     value = indices.value()
     message = f"[{operation}] index {{value}} is out of bounds for dimension with size {extent}"
-    if value.known:
+    known = value.known  # recording below may compute it
+    if known:
         array = value.host()
         if array.size:
             low, high = int(array.min()), int(array.max())
@@ -239,7 +240,7 @@ def wrapped_index(operation: str, indices: Tensor, extent: int) -> Tensor:
                 return indices
     shifted = ops.add(indices, indices.constant(extent))
     inside = ops.where(ops.less(indices, indices.constant(0)), shifted, indices)
-    if value.known:
+    if known:
         return inside
     return ops.check_index(inside, size=extent, message=message)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from avalon.compiler import compile_graph
@@ -65,12 +65,21 @@ class _Program:
         donated: Collection[int],
         spare: Mapping[int, Buffer] | None = None,
     ) -> list[Buffer]:
-        given = [feeds[position] for position in self.inputs]
-        free = [place for place, position in enumerate(self.inputs) if position in donated]
         if spare:
             spare = {self.outputs[position]: buffer for position, buffer in spare.items()}
-        made = self.runnable.run(given, free, spare)
+        made = self.runnable.run(*self._given(feeds, donated), spare)
         return [made[self.outputs[position]] for position in wanted]
+
+    def begin(
+        self, feeds: list[Any], wanted: Sequence[int], donated: Collection[int]
+    ) -> tuple[list[Buffer], Callable[[], object] | None]:
+        made, land = self.runnable.begin(*self._given(feeds, donated))
+        return [made[self.outputs[position]] for position in wanted], land
+
+    def _given(self, feeds: list[Any], donated: Collection[int]) -> tuple[list[Any], list[int]]:
+        """What the program reads, and which of that is donated."""
+        given = [feeds[position] for position in self.inputs]
+        return given, [place for place, position in enumerate(self.inputs) if position in donated]
 
     def puts_out(self, wanted: Iterable[int]) -> bool:
         return all(position in self.outputs for position in wanted)
@@ -234,6 +243,13 @@ def run(
     position, that may be written once all checks have passed (see `Program.run`).
     """
     return program_for(recorded, wanted, tier).run(feeds, wanted, donated, spare)
+
+
+def begin(
+    recorded: Recorded, feeds: list[Any], wanted: Sequence[int], donated: Collection[int]
+) -> tuple[list[Buffer], Callable[[], object] | None]:
+    """As `run`, but the work may go on when this returns: see `Program.begin`."""
+    return program_for(recorded, wanted).begin(feeds, wanted, donated)
 
 
 def program_for(recorded: Recorded, wanted: Sequence[int], tier: str | None = None) -> _Program:

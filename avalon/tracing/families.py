@@ -126,6 +126,12 @@ class BoundProgram:
             said = self._texts[check.message], check.source
             raise index_error(*said, failure.check, failure.value) from None
 
+    def begin(
+        self, inputs: list[Any], donated: Collection[int] = ()
+    ) -> tuple[list[Buffer], None]:
+        """As `Program.begin`; sizes that were seen once are not worth it."""
+        return self.run(inputs, donated), None
+
     def __str__(self) -> str:
         return str(self.sized)
 

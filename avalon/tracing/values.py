@@ -15,27 +15,23 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from avalon import ops
 from avalon.device import CPU, Device
 from avalon.dtype import DType, bfloat16
-from avalon.epoch import epoch
-from avalon.errors import IndexOutOfRange, TraceError
+from avalon.errors import TraceError
 from avalon.graph.interpret import round_to_bfloat16, to_storage
-from avalon.graph.node import Call, Node
 from avalon.graph.primitive import Primitive
 from avalon.runtime.buffer import Buffer
 from avalon.settings import settings
 from avalon.shape import Shape
-from avalon.tracing import execute
 from avalon.tracing.modes import modes
 from avalon.tracing.operation import (
     Operation,
@@ -46,8 +42,8 @@ from avalon.tracing.operation import (
     input_of,
     several_of,
 )
-from avalon.tracing.parts import run_nodes
 from avalon.tracing.recorded import Layered, Line, Recorded, user_line as user_line, user_place
+from avalon.tracing.running import Pending, Underway, begin, compute
 
 Number = bool | int | float
 
@@ -83,12 +79,12 @@ class Value:
     failure: BaseException | None
     number: Number | None
     position: int
-    recorder: Recorder | None
+    recorder: Recorder | Underway | None
     shape: Shape
 
     def __init__(
         self, shape: Shape, dtype: DType, buffer: Buffer | None = None,
-        recorder: Recorder | None = None, position: int = -1,
+        recorder: Recorder | Underway | None = None, position: int = -1,
     ) -> None:  # fmt: skip
         self.shape = shape
         self.dtype = dtype
@@ -123,6 +119,8 @@ class Value:
     @property
     def known(self) -> bool:
         """True if the value can be read without running anything."""
+        if isinstance(self.recorder, Underway):
+            self.recorder.flush()
         return self.buffer is not None or self.number is not None
 
     def apply(
@@ -150,7 +148,10 @@ class Value:
         if buffer is None:
             if self.recorder is not None:
                 refuse_reading()
-                self.recorder.flush()
+                if self.recorder is _local.recorder.underway:
+                    _local.recorder.land()
+                else:
+                    self.recorder.flush()
             if self.failure is not None:
                 raise_again(self.failure)
             if self.number is not None:
@@ -182,20 +183,6 @@ def raise_again(failure: BaseException) -> None:
     raise again from failure.__cause__
 
 
-class Pending(NamedTuple):
-    """Recorded work that was taken out of its recorder: its entries, what feeds the inputs and
-    whose it is, the values that somebody still holds, the inputs whose memory may be taken over,
-    and what cells held before.
-    """
-
-    recorded: Recorded
-    feeds: list[Any]
-    holders: list[Any]
-    live: list[Value]
-    donated: list[int]
-    rebound: list[tuple[weakref.ref[Any], Buffer]]
-
-
 class Recorder:
     """The calls of one thread that wait to run."""
 
@@ -205,6 +192,8 @@ class Recorder:
         self.updated = False
         # True while something pending takes part in gradients
         self.graded = False
+        # what the workers do for this thread while it records
+        self.underway: Underway | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -270,7 +259,7 @@ class Recorder:
         place = id(line[0]) + line[1]  # where the instruction lies: no other one is there
         before = self.places.get(place, self.count)
         if self.count - before >= _ROUND:
-            self.flush()
+            self.depart()
         self.places[place] = self.count
 
     def name(self, start: int, layer: str) -> None:
@@ -283,14 +272,15 @@ class Recorder:
 
     def admit(self, value: Value) -> None:
         """Make an operand usable that another recorder has pending."""
-        value.force()
+        if value.recorder is not self.underway:
+            value.force()
 
     def enter(self, value: Value) -> int:
         """The position of the input through which a value that is known takes part here."""
         if value.failure is not None:
             raise_again(value.failure)
         scalar = value.number is not None
-        holder = value if scalar else value.buffer
+        holder = value if scalar else value.buffer or self._coming(value)
         found = self.entered.get(id(holder))
         if found is None:
             found = self.entered[id(holder)] = self.count
@@ -305,6 +295,13 @@ class Recorder:
             self.fed_by.append(None if scalar else _reference(value))
             self.holders.append(holder)
         return found
+
+    def _coming(self, value: Value) -> Buffer:
+        """Where a value will lie that is computed while this thread records."""
+        underway = self.underway
+        if underway is None or value.recorder is not underway:
+            return value.force()
+        return underway.buffers[value.position]
 
     def stand_in(self, shape: Shape, dtype: DType) -> Value:
         """A value without content, which stands for an operand while a function is traced."""
@@ -337,6 +334,8 @@ class Recorder:
 
     def remember(self, holder: Any, value: Value) -> None:
         """Note that `holder.value`, known until now, is about to be rebound to pending work."""
+        if value.recorder is self.underway:
+            self.land()
         if value.buffer is not None:
             self.rebound.append((weakref.ref(holder), value.buffer))
 
@@ -355,8 +354,30 @@ class Recorder:
     def flush(self) -> None:
         """Run what is pending. A step that is recorded for replay runs at its end, as a whole."""
         with self.lock:
+            self.land()
             if self.values and modes.replay is None:
                 compute(self.take())
+
+    def depart(self) -> None:
+        """Run what is pending, by the workers while this thread records on if that is worth it."""
+        with self.lock:
+            if modes.watch is not None:
+                self.flush()
+            elif self.values and modes.replay is None:
+                self.land()
+                self.underway = begin(self.take())
+
+    def land(self) -> None:
+        """Wait for what runs while this thread records. If it failed, what was recorded of its
+        values fails, too, and the error is raised.
+        """
+        ended = self.underway
+        if ended is not None:
+            ended.flush()
+            self.underway = None
+            if ended.failure is not None:
+                ended.settle(self.take())
+                raise_again(ended.failure)
 
     def bound(self) -> None:
         """Run what is pending if it has grown past the settings' bounds."""
@@ -384,90 +405,6 @@ class Recorder:
 _reference = weakref.ref
 _NOWHERE: tuple[Line, str] = (None, "")
 _ROUND = 64  # positions that a round of a loop takes before it is worth a program
-
-
-def compute(
-    pending: Pending, tier: str | None = None, spare: Mapping[int, Buffer] | None = None
-) -> None:
-    """Run recorded work and give each value its buffer; `tier` overrides the choice by sightings,
-    `spare` is memory in which the values of some positions may lie.
-    """
-    live = pending.live
-    if not live:
-        return
-    watch = modes.watch
-    try:
-        buffers = execute.run(
-            pending.recorded,
-            pending.feeds,
-            [value.position for value in live],
-            pending.donated if watch is None else (),
-            tier,
-            spare if watch is None else None,
-        )
-        if watch is not None:
-            watch(pending, buffers)
-    except IndexOutOfRange as failure:
-        _commit_healthy(pending, failure)
-        raise
-    except BaseException as failure:
-        _fail(live, pending.rebound, failure)
-        raise
-    _commit(live, buffers)
-
-
-def _commit(values: Sequence[Value], buffers: Sequence[Buffer]) -> None:
-    for value, buffer in zip(values, buffers, strict=True):
-        value.buffer = buffer
-        value.recorder = None
-
-
-def _commit_healthy(pending: Pending, failure: IndexOutOfRange) -> None:
-    """After a failed check: compute what depends on no failed check, so that a wrong index spoils
-    no more than it would had it been noticed at its line. The rest fails.
-    """
-    graph, placed = pending.recorded.build()
-    nodes = graph.nodes
-    checks = [n for n in nodes if isinstance(n, Call) and n.primitive is ops.check_index]
-    spoiled: set[Node] = set()
-    for check in checks:
-        if spoiled.isdisjoint(check.operands):
-            try:
-                run_nodes(nodes, [check], pending.feeds)
-                continue
-            except IndexOutOfRange:
-                pass
-        spoiled.add(check)
-    for node in nodes:
-        if isinstance(node, Call) and not spoiled.isdisjoint(node.operands):
-            spoiled.add(node)
-    wanted = [(value, placed[value.position]) for value in pending.live]
-    healthy = [(value, node) for value, node in wanted if node not in spoiled]
-    try:
-        buffers = run_nodes(nodes, [node for _, node in healthy], pending.feeds)
-        _commit([value for value, _ in healthy], buffers)
-    finally:
-        left = [value for value in pending.live if value.buffer is None]
-        _fail(left, pending.rebound, failure)
-
-
-def _fail(
-    values: Sequence[Value],
-    rebound: list[tuple[weakref.ref[Any], Buffer]],
-    failure: BaseException,
-) -> None:
-    """Give the values of a program that failed its error, and cells that it would have written what
-    they held before.
-    """
-    for value in values:
-        value.failure = failure
-        value.recorder = None
-    for reference, buffer in reversed(rebound):
-        holder = reference()
-        if holder is not None and holder.value is not None and holder.value.failure is failure:
-            holder.value = Value(holder.value.shape, holder.value.dtype, buffer)
-            holder.version += 1
-            epoch.count += 1
 
 
 _noticed = False
