@@ -9,14 +9,14 @@ there.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from avalon import struct
-from avalon.data.batches import Batch, number_of_batches
+from avalon.data.batches import Batch, Rows, Walk, number_of_batches
 from avalon.errors import CheckpointError
 from avalon.history import History
 from avalon.model import load_state_dict, state_dict
@@ -65,17 +65,24 @@ class RunState:
         now = self._random_state()
         self._set_random_state(self._at_start)
         batches = iter(loader)
-        for _ in islice(batches, self.batch):
-            pass
+        if isinstance(batches, Walk):
+            batches.skip(self.batch)
+        else:
+            for _ in islice(batches, self.batch):
+                pass
         self._set_random_state(now)
         return batches
 
-    def add(self, values: dict[str, float], rows: int) -> None:
-        """One more batch is done; `values` are means over its rows."""
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value * rows
-        self._rows += rows
-        self.batch += 1
+    def add(self, values: dict[str, Sequence[float]], rows: int) -> None:
+        """More batches of so many rows are done; `values` are the means over each one's rows."""
+        for name, means in values.items():
+            total = self._sums.get(name, 0.0)
+            for mean in means:
+                total += mean * rows
+            self._sums[name] = total
+        done = len(next(iter(values.values())))
+        self._rows += rows * done
+        self.batch += done
 
     def means(self) -> dict[str, float]:
         """The means over the rows of the epoch so far."""
@@ -176,17 +183,15 @@ class Rewind:
             return True
         return len(since.batches) >= _REWIND_STEPS and perf_counter() > since.old
 
-    def remember(self, batch: Batch) -> None:
-        """Call it before the step on `batch`."""
+    def remember(self, batches: Sequence[Batch] | Rows) -> None:
+        """Call it before the steps on `batches`."""
         since = self._since
         if since is None or self.full:
             self._before, self._since = since, _Since(self._state)
         elif len(since.batches) == 1:
             self._before = None
         assert self._since is not None
-        self._since.batches.append(batch)
-        self._since.rates.append(self._state.optimizer.lr)
-        self._since.nbytes += sum(part.numel() * part.dtype.itemsize for part in batch)
+        self._since.add(batches)
 
     def forget(self, count: int) -> None:
         """Forget the last steps: they came after the one that failed."""
@@ -216,8 +221,8 @@ class Rewind:
                 since.restore()
                 for earlier in range(number):
                     since.take(step, earlier)
-                return since.batches[number], last - number + later
-        return since.batches[last], later
+                return since.batch(number), last - number + later
+        return since.batch(last), later
 
 
 class _Since:
@@ -230,7 +235,7 @@ class _Since:
             self._tensors = [(leaf, leaf.detach().clone()) for leaf in leaves]
             self._optimizer = copy.deepcopy(state.optimizer.state_dict())
         self._random = state._random_state()
-        self.batches: list[Batch] = []
+        self.batches: list[tuple[Sequence[Batch] | Rows, int]] = []  # where each is
         self.rates: list[Any] = []
         self.nbytes = 0
         self.old = perf_counter() + _REWIND_SECONDS
@@ -242,6 +247,15 @@ class _Since:
         self._state.optimizer.load_state_dict(copy.deepcopy(self._optimizer))
         self._state._set_random_state(self._random)
 
+    def add(self, batches: Sequence[Batch] | Rows) -> None:
+        self.batches += [(batches, number) for number in range(len(batches))]
+        self.rates += [self._state.optimizer.lr] * len(batches)
+        self.nbytes += len(batches) * sum(p.numel() * p.dtype.itemsize for p in batches[0])
+
+    def batch(self, number: int) -> Batch:
+        batches, place = self.batches[number]
+        return batches[place]
+
     def take(self, step: Callable[..., Any], number: int) -> None:
         self._state.optimizer.lr = self.rates[number]
-        step(*self.batches[number])
+        step(*self.batch(number))

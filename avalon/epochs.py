@@ -1,8 +1,9 @@
 """The epochs of a training run.
 
 Comes in: a compiled step, batches, the state of the run. Goes out: the trained model, and the
-history. Guaranteed: steps are taken one after the other, and what they measured is read some at a
-time, at least every 50 ms: so ctrl-C is answered at once, and no step is cut in half; a loss that
+history. Guaranteed: steps are taken one after the other, short ones on data in memory many in one
+native call, and what they measured is read some at a time, at least every 50 ms: so ctrl-C is
+answered at once, and no step is cut in half; the bits are those of single steps; a loss that
 is not a number is an error that names where it arose, and brings the model back to before the
 batch that spoiled it.
 """
@@ -22,7 +23,7 @@ from typing import Any
 
 from avalon import struct
 from avalon.checkpoint import Rewind, RunState
-from avalon.data.batches import Batch, as_batch, cutting, number_of_batches
+from avalon.data.batches import Batch, Walk, as_batch, cutting, number_of_batches
 from avalon.diagnosis.nans import explain, is_finite
 from avalon.dtype import float64
 from avalon.history import History
@@ -35,6 +36,7 @@ from avalon.training_step import Measured, forward
 from avalon.transforms import grad
 
 _SETTLED = 6  # steps after which a compiled step that still records will go on recording
+_PATIENCE = 8  # refusals in a row after which steps are taken one by one
 _UNREAD_SECONDS = 0.05  # of steps whose results nobody has looked at yet
 
 
@@ -57,8 +59,9 @@ class Run:
     def __post_init__(self) -> None:
         self.rewind = Rewind(self.state)
         self._start = 0.0  # of the epoch
-        self._unread: list[tuple[Batch, tuple[Tensor, ...]]] = []
+        self._unread: list[tuple[int, tuple[Tensor, ...]]] = []  # rows, and what was measured
         self._read_at = 0.0
+        self._refusals = 0  # of steps that were to be taken several at a time
 
     def train(
         self,
@@ -105,28 +108,62 @@ class Run:
         total = number_of_batches(loader)
         self._start = self._read_at = time.perf_counter()
         self.show.begin(state.epoch, total, state.batch)
-        for raw in state.batches_left(loader):
-            batch = as_batch(raw)
-            done = state.batch + len(self._unread)
-            if len(batch[0]) == 0:
-                raise ValueError(
-                    f"[fit] batch {done + 1} of epoch {state.epoch + 1} has no rows: leave "
-                    f"empty batches out"
-                )
-            if self.rewind.full:
-                self._read()
-            self._set_rate(state.epoch + (done / total if total else 0.0))
-            self.rewind.remember(batch)
-            replayed = self.step.replayed
-            self._unread.append((batch, self.step(*batch)))
-            if self.step.replayed == replayed or self._must_read():
-                self._read()
+        batches = state.batches_left(loader)
+        for raw in batches:
+            if self._take_one(as_batch(raw), total):
+                yield
+            while isinstance(batches, Walk) and self._take_several(batches):
                 yield
         if self._unread:
             self._read()
             yield
         if state.batch == 0:
             raise ValueError(_no_batches(state.epoch))
+
+    def _take_one(self, batch: Batch, total: int | None) -> bool:
+        """Take a step; true if all results are read now."""
+        state = self.state
+        done = state.batch + len(self._unread)
+        if len(batch[0]) == 0:
+            raise ValueError(
+                f"[fit] batch {done + 1} of epoch {state.epoch + 1} has no rows: leave "
+                f"empty batches out"
+            )
+        if self.rewind.full:
+            self._read()
+        self._set_rate(state.epoch + (done / total if total else 0.0))
+        self.rewind.remember([batch])
+        replayed = self.step.replayed
+        self._unread.append((len(batch[0]), self.step(*batch)))
+        if self.step.replayed != replayed and not self._must_read():
+            return False
+        self._read()
+        return True
+
+    def _take_several(self, batches: Walk) -> bool:
+        """Take the next steps in one native call of at most 50 ms, if they are short and replayed.
+        False if they have to be taken one by one.
+        """
+        if self._refusals > _PATIENCE or self.rewind.full or _is_function(self.schedule):
+            return False
+        limit = self.step.calls_within(_UNREAD_SECONDS)
+        if self.read_every is not None:
+            done = self.state.batch + len(self._unread)
+            limit = min(limit, self.read_every - done % self.read_every)
+        if limit < 2 or len(rows := batches.ahead(limit)) < 2:
+            return False
+        self._read()
+        self.rewind.remember(rows)
+        measures = self.step.run_series(rows[0], {0: rows.addresses()}, len(rows))
+        if measures is None:
+            self._refusals += 1
+            self.rewind.forget(len(rows))
+            return False
+        self._refusals = 0
+        batches.skip(len(rows))
+        self._count(rows.size, [measure.tolist() for measure in measures])
+        self._read_at = time.perf_counter()
+        return True
 
     def _must_read(self) -> bool:
         if time.perf_counter() - self._read_at > _UNREAD_SECONDS or self.interrupted():
@@ -136,18 +173,25 @@ class Run:
 
     def _read(self) -> None:
         """Look at what the last steps measured."""
-        state = self.state
-        for number, (batch, measures) in enumerate(self._unread):
-            values = [value.item() for value in measures]
-            if not math.isfinite(values[0]):
-                self.rewind.forget(len(self._unread) - 1 - number)
-                self._stop(values[0])
-            state.add(self.measured.named(values), len(batch[0]))
-            self.show.batch(state.means())
+        for number, (rows, measures) in enumerate(self._unread, 1):
+            self._count(rows, [[m.item()] for m in measures], len(self._unread) - number)
         self._unread = []
         self._read_at = time.perf_counter()
         if self.step.recorded == _SETTLED and not self.step.replayed:
             self.show.say(f"steps are recorded one by one, not replayed: {self.step.reason}")
+
+    def _count(self, rows: int, measures: list[list[float]], later: int = 0) -> None:
+        """Count steps on so many rows each, by the lists of what they measured; `later` steps were
+        taken after them.
+        """
+        losses = measures[0]
+        sound = next((n for n, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
+        if sound:
+            self.state.add(self.measured.named([values[:sound] for values in measures]), rows)
+            self.show.batches(sound, self.state.means())
+        if sound < len(losses):
+            self.rewind.forget(len(losses) - 1 - sound + later)
+            self._stop(losses[sound])
 
     def _finish_epoch(self, held_out: Iterable[Any] | None) -> None:
         """Measure the model on data that it was not trained on, and write the history."""

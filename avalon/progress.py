@@ -38,12 +38,12 @@ class Progress:
             title = f"epoch {epoch + 1}/{self.epochs}"
             self._bar = make(desc=title, total=total, initial=done, unit="batch")
 
-    def batch(self, values: Mapping[str, float]) -> None:
-        """One more batch; `values` are the means of the epoch so far."""
-        self._batches += 1
+    def batches(self, count: int, values: Mapping[str, float]) -> None:
+        """So many more batches; `values` are the means of the epoch so far."""
+        self._batches += count
         if self._bar is not None:
             self._bar.set_postfix(self._texts(values), refresh=False)
-            self._bar.update()
+            self._bar.update(count)
 
     def end(self, epoch: int, values: Mapping[str, float]) -> None:
         """The epoch is over, its validation too."""

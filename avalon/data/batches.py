@@ -1,7 +1,8 @@
 """What `fit` accepts as data, made into batches.
 
 Comes in: arrays, tensors, data sets, iterables of batches. Goes out: an iterable of batches, each a
-tuple of tensors; of data in memory only the numbers of the rows, which a step cuts out itself.
+tuple of tensors; of data in memory only the numbers of the rows, which a step cuts out itself, and
+which lie side by side, so that several steps can be told at once where theirs are.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from avalon import ops
 from avalon.data.dataset import TensorDataset
-from avalon.data.loader import DataLoader
+from avalon.data.loader import DataLoader, indices_of
 from avalon.dtype import int64
 from avalon.random import Generator
 from avalon.runtime.buffer import Buffer
@@ -69,20 +71,71 @@ class InMemory:
     def __len__(self) -> int:
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Walk:
         loader = self._loader
-        assert loader.sampler is not None
         assert loader.batch_size is not None
-        order = Buffer.from_numpy(np.fromiter(loader.sampler, np.int64))
-        whole = order.nbytes // 8
-        for start in range(0, len(self) * loader.batch_size, loader.batch_size):
-            count = min(loader.batch_size, whole - start)
-            part = Buffer.foreign(order.address + 8 * start, 8 * count, order)
-            yield (Tensor._make(Value((count,), int64, part)),)
+        order = indices_of(loader.sampler)
+        rows = min(len(order), len(self) * loader.batch_size)
+        return Walk(Rows(Buffer.from_numpy(order), 0, rows, loader.batch_size))
 
     def cut(self, rows: Tensor) -> Batch:
         """The rows of each tensor; recorded, as everything else of a step."""
         return tuple(ops.take(tensor, rows) for tensor in self._tensors)
+
+
+class Rows:
+    """Batches of row numbers, one after the other in memory, each as a tuple of one tensor.
+
+    `order` holds the numbers; those from `start` up to `stop` are cut into batches of `size`.
+    """
+
+    def __init__(self, order: Buffer, start: int, stop: int, size: int) -> None:
+        self.size = size
+        self._order = order
+        self._start = start
+        self._stop = stop
+
+    def __len__(self) -> int:
+        return -(-(self._stop - self._start) // self.size)
+
+    def __getitem__(self, number: int) -> Batch:
+        first = self._start + number * self.size
+        count = min(self.size, self._stop - first)
+        part = Buffer.foreign(self._order.address + 8 * first, 8 * count, self._order)
+        return (Tensor._make(Value((count,), int64, part)),)
+
+    def following(self, number: int, limit: int) -> Rows:
+        """Whole batches from that one on, at most `limit`."""
+        start = self._start + number * self.size
+        whole = max(self._stop - start, 0) // self.size
+        return Rows(self._order, start, start + min(whole, limit) * self.size, self.size)
+
+    def addresses(self) -> NDArray[np.uint64]:
+        """Where the numbers of each batch lie."""
+        starts = np.arange(self._start, self._stop, self.size, dtype=np.uint64)
+        return self._order.address + np.uint64(8) * starts
+
+
+class Walk(Iterator[Batch]):
+    """The batches of an epoch one by one, or some at a time."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._next = 0
+
+    def __next__(self) -> Batch:
+        if self._next == len(self._rows):
+            raise StopIteration
+        self._next += 1
+        return self._rows[self._next - 1]
+
+    def ahead(self, limit: int) -> Rows:
+        """The whole batches that come next, at most `limit`; they still come."""
+        return self._rows.following(self._next, limit)
+
+    def skip(self, count: int) -> None:
+        """Leave out so many batches."""
+        self._next += count
 
 
 def cutting(loader: Iterable[Any]) -> Callable[..., Batch]:

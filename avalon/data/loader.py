@@ -18,6 +18,7 @@ from itertools import count, islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from avalon.data.dataset import IterableDataset
 from avalon.data.order import draw_permutation
@@ -54,10 +55,21 @@ class RandomSampler(Sampler):
         self.generator = generator
 
     def __iter__(self) -> Iterator[int]:
-        return iter(draw_permutation(len(self), self.generator).tolist())
+        return iter(self.draw().tolist())
+
+    def draw(self) -> NDArray[np.int64]:
+        """The next order."""
+        return draw_permutation(len(self), self.generator)
 
     def __len__(self) -> int:
         return len(self.data_source)
+
+
+def indices_of(sampler: Any) -> NDArray[np.int64]:
+    """What a sampler gives next, as an array."""
+    if type(sampler) is RandomSampler:
+        return sampler.draw()
+    return np.fromiter(sampler, np.int64)
 
 
 class BatchSampler(Sampler):

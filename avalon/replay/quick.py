@@ -10,7 +10,7 @@ of another kind, a value that somebody holds), it says so before anything has ha
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from operator import is_
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +19,7 @@ import numpy as np
 
 from avalon.epoch import epoch
 from avalon.random import injecting
+from avalon.replay import series
 from avalon.replay.recording import (
     Origin,
     Outcome,
@@ -30,10 +31,12 @@ from avalon.replay.recording import (
     templates,
 )
 from avalon.replay.results import Fresh
+from avalon.replay.series import Column
 from avalon.replay.watch import Watch, same_argument
 from avalon.runtime.bound import Bound
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.program import Program
+from avalon.runtime.series import Series
 from avalon.tensor.cell import Cell
 from avalon.tensor.core import Tensor
 from avalon.tensor.creation import tensor
@@ -117,6 +120,11 @@ class Quick:
             cell.watched = True
         self._epoch = epoch.count
 
+    @property
+    def nanoseconds(self) -> int:
+        """What a call takes, about."""
+        return self._bound.nanoseconds
+
     # --- a call ---------------------------------------------------------------------------------
 
     def holds(self, given: tuple[Any, ...]) -> bool:
@@ -192,16 +200,65 @@ class Quick:
             self._write_draws()
         moved = self._give_memory() if self._moved else None
         self._bound.run()
-        if moved is not None:
-            self._settle(moved)
-        for cell in self._cells:
-            cell.version += 1
-        for generator, count in self._advance:
-            generator.offset += count
+        if self._rewrites or self._draws:
+            self._take_effect(moved, 1)
         result = self._result
         if type(result) is Template:
             return build(result, made, self._tensors)
         return rebuild(result, made, self._tensors)
+
+    def run_series(self, columns: Mapping[int, Column], count: int) -> list[Tensor] | None:
+        """Run the step `count` times in one native call; `holds` has just said that it may with
+        the first arguments. `columns` are the addresses of the tensors that are given, by place.
+
+        Returns:
+            One tensor for each number that the step returns, with an element for each call; or
+            None, and nothing has happened, if it returns anything else.
+
+        Raises:
+            IndexOutOfRange: if a check of the program fails; the calls before were made.
+        """
+        order, table = series.numbers(self._result), self._bound.words
+        if order is None or sorted(order) != [new.number for new in self._new]:
+            return None
+        if self._bound.copies:
+            return None
+        words: dict[int, Column] = {}
+        for place, column in columns.items():
+            words |= dict.fromkeys(self._arguments[place].words, column)
+        if self._draws:
+            self._write_draws()
+            words |= dict(series.counters(self._counters, self._advance, count))
+        stacks = {}
+        for new in self._new:
+            word, stack = new.stack(count)
+            stacks[new.number] = stack
+            words[word] = series.apart(stack.force().address, stack.dtype.itemsize, count)
+        before = {word: table[word] for word in words}
+        values = self._rewritten_values()
+        places = [values[move.place].force() for move in self._moved], [
+            Buffer(move.nbytes) for move in self._moved
+        ]
+        for move, now, then in zip(self._moved, *places, strict=True):
+            words |= dict.fromkeys(move.read, series.in_turns(now, then, count))
+            words[move.written] = series.in_turns(then, now, count)
+        calls = Series(words, count)
+        try:
+            self._bound.run_series(calls)
+        finally:
+            for word, content in before.items():
+                table[word] = content
+            self._take_effect(places[calls.done % 2], calls.done)
+        return [Tensor._make(stacks[number]) for number in order]
+
+    def _take_effect(self, moved: list[Buffer] | None, calls: int) -> None:
+        """After so many calls: values have their memory, cells and generators have moved on."""
+        if moved:
+            self._settle(moved)
+        for cell in self._cells:
+            cell.version += calls
+        for generator, count in self._advance:
+            generator.offset += calls * count
 
     def _give_memory(self) -> list[Buffer]:
         """New memory for the values that move."""

@@ -62,6 +62,10 @@ class Fresh:
             self._last, self._address = made, buffer.address
         return made
 
+    def stack(self, count: int) -> tuple[int, Value]:
+        """The word of the address, and a value for what `count` calls put out."""
+        return self._word, Value((count,), self._dtype, Buffer(count * self._nbytes))
+
 
 class _Holder:
     __slots__ = ("held",)

@@ -359,6 +359,8 @@ class Snapshot:
                 self.tensors[slot] = after
             elif (inner := entry.entries.get(position)) is not None and type(after) is type(before):
                 inner.container = after
+                if inner.owner is before:  # it counts its own changes, and is another one now
+                    inner.owner, inner.epoch = after, -1
             elif not _equal_atoms(before, after):
                 raise Changed(entry.name(position))
         entry.remember(children)

@@ -12,7 +12,7 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -36,6 +36,7 @@ from avalon.replay.recording import (
     with_gradients,
 )
 from avalon.replay.retired import Old, put_back, retire, spare_memory
+from avalon.replay.series import Column
 from avalon.replay.snapshot import Changed, missing
 from avalon.settings import settings
 from avalon.switches import off
@@ -167,6 +168,34 @@ class CompiledStep:
                     replay.quick = quick_way(replay, given, world)
                 return replay.run() if replay.quick is None else replay.quick.run()
         return self._record(arguments, named, world)
+
+    def run_series(
+        self, given: tuple[Any, ...], columns: Mapping[int, Column], count: int
+    ) -> list[Tensor] | None:
+        """Make `count` calls in one native call: the first with the arguments `given`, the others
+        with tensors of their kind at the addresses in `columns`, by the argument's place.
+
+        Returns:
+            One tensor for each number that the step returns, with an element for each call; or
+            None, and no call was made: make them one by one.
+
+        Raises:
+            IndexOutOfRange: if a check of the program fails; the calls before were made.
+        """
+        with self._turn:
+            quick = self._replays[0].quick if self._replays else None
+            if quick is None or not quick.holds(given):
+                return None
+            results = quick.run_series(columns, count)
+            if results is not None:
+                self.replayed += count
+                self._replays[0].bound_in_vain = 0
+            return results
+
+    def calls_within(self, seconds: float) -> int:
+        """How many calls, about, would take so long; 0 if they have to be made one by one."""
+        quick = self._replays[0].quick if self._replays else None
+        return 0 if quick is None else int(seconds * 1e9 / max(quick.nanoseconds, 1))
 
     def _promote(self, replay: Replay) -> None:
         """Let a replay be tried first next time."""

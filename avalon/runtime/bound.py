@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.program import Program
+from avalon.runtime.series import Series
 
 _SMALL_ARENA = 1 << 16
 _TIMED_EVERY = 32  # calls of a program that workers would not help
@@ -23,6 +24,7 @@ class Bound:
 
     Attributes:
         words: the table; word 0 is the arena's address, which each run writes.
+        copies: words of target and source, and bytes, of what is copied after the launches.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Bound:
         self.words = memoryview(frame.table).cast("B").cast("Q")
         order = values.buffers + values.scalars
         self._of_input = {position: word for word, position in enumerate(order, 1)}
-        self._copies = [
+        self.copies = [
             (
                 self.output_word(position),
                 self._of_input[number] if kind == "input" else self.output_word(number),
@@ -58,6 +60,24 @@ class Bound:
     def output_word(self, position: int) -> int:
         """The word of an output."""
         return 1 + len(self._of_input) + position
+
+    @property
+    def nanoseconds(self) -> int:
+        """What a call takes, about."""
+        return self._program.nanoseconds(self._frame)
+
+    def run_series(self, series: Series) -> None:
+        """Run several times, with the words of the series; without copies.
+
+        Raises:
+            IndexOutOfRange: if a check of the program fails; the calls before were made.
+        """
+        assert not self.copies
+        arena = self._arena or Buffer.arena(self._arena_bytes)
+        self.words[0] = arena.address
+        failed = self._program.launch_series(self._frame, series)
+        if failed:
+            raise self._program.failure(self._frame, failed)
 
     def run(self) -> None:
         """Run with the table as it is.
@@ -77,5 +97,5 @@ class Bound:
             failed = self._program.launch(self._frame)
         if failed:
             raise self._program.failure(self._frame, failed)
-        for target, source, nbytes in self._copies:
+        for target, source, nbytes in self.copies:
             ctypes.memmove(self.words[target], self.words[source], nbytes)

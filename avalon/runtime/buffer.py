@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 ALIGNMENT = 64
 _SLAB = 1 << 20  # smaller blocks are cut from slabs of this size, larger ones are mapped one by one
 _HUGE_PAGE = 2 << 20
+# Kernels load whole vectors of which some lanes are masked, and these may lie up to a vector behind
+# a block. Where they meet a page that is not there, each such load takes some hundred cycles, so
+# there is memory behind every block.
+_BEHIND = ALIGNMENT
 # Blocks that all start at the same place of a page fight for the same cache sets, and loads that
 # follow stores at equal page offsets stall; large blocks are therefore shifted against each other.
 _SHIFTS = 12
@@ -92,6 +96,7 @@ class Pool:
             self._mapped += len(pages)
             self._mapped_blocks += 1
             self._maps[address + shift] = pages
+            ctypes.memset(address + shift + wanted.size, 0, _BEHIND)
             return address + shift
 
     def lend(self, nbytes: int) -> tuple[int, _SizeClass]:
@@ -132,7 +137,8 @@ class Pool:
 
     def _cut_slab(self, wanted: _SizeClass) -> int:
         slab = _SLAB if wanted.size * 16 > (_SLAB >> 3) else _SLAB >> 3
-        pages, address = _map_pages(slab)
+        pages, address = _map_pages(slab + _BEHIND)
+        ctypes.memset(address, 0, slab + _BEHIND)  # blocks lie behind blocks
         self._slabs.append(pages)
         self._mapped += slab
         first, *rest = range(address, address + slab - wanted.size + 1, wanted.size)

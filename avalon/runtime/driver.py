@@ -11,6 +11,7 @@ delays nobody.
     run_shared(pool, job)     -> status   the same, with the pool's workers helping
     begin(pool, job)                      the first half of that: the workers begin
     finish(pool, job)         -> status   the second half: the caller helps until all is done
+    run_series(pool, job, series) -> status   several calls of one job; `pool` null: alone
     serve(pool, thread)                   a worker's life: wait for a job, help, wait again
     stop(pool)                            lets the workers return from `serve`
     spin(count)                           `count` pauses, to learn how long one takes
@@ -131,9 +132,12 @@ _FUNCTIONS = (
     ("void @begin(ptr %pool, ptr %job)", launches.BEGIN),
     ("i64 @finish(ptr %pool, ptr %job)", launches.FINISH),
     ("i64 @run_shared(ptr %pool, ptr %job)", launches.RUN_SHARED),
+    ("i64 @run_series(ptr %pool, ptr %job, ptr %series)", launches.RUN_SERIES),
     ("void @serve(ptr %pool, i64 %thread)", waiting.SERVE),
     ("void @stop(ptr %pool)", waiting.STOP),
     ("void @spin(i64 %count)", waiting.SPIN),
 )
 
-ENTRIES = ("run_alone", "run_shared", "begin", "finish", "serve", "stop", "spin")
+ENTRIES = (
+    "run_alone", "run_shared", "run_series", "begin", "finish", "serve", "stop", "spin",
+)  # fmt: skip

@@ -3,9 +3,10 @@
 Comes in: a job's table (`driver_tables`). Goes out: bodies of the driver's LLVM functions (`driver`
 names them). `PREPARE` and `RESET` make the tables ready for this call; `RUN_ALONE` walks the
 launches on one thread; `WORK` is one thread's part when several do. `BEGIN` hands a job to the
-workers, `FINISH` takes part until it is done, and `RUN_SHARED` is one after the other. Guaranteed:
-each unit of work is done exactly once, and a launch starts only when all earlier groups are
-complete. Chunks are claimed from counters, so no thread needs another to arrive.
+workers, `FINISH` takes part until it is done, and `RUN_SHARED` is one after the other; `RUN_SERIES`
+makes several calls of either kind. Guaranteed: each unit of work is done exactly once, and a launch
+starts only when all earlier groups are complete. Chunks are claimed from counters, so no thread
+needs another to arrive.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ from avalon.runtime.driver_tables import (
     POOL_ACTIVE,
     POOL_ASLEEP,
     POOL_JOB,
+    SERIES_DONE,
+    SERIES_STOP,
+    SERIES_WIDTH,
+    SERIES_WORDS,
     STATE_VISIT,
 )
 from avalon.runtime.driver_text import at, get, repeat
@@ -343,5 +348,53 @@ FINISH = f"""
 RUN_SHARED = """
   call void @begin(ptr %pool, ptr %job)
   %result = call i64 @finish(ptr %pool, ptr %job)
+  ret i64 %result
+"""
+
+_PUT_WORDS = repeat(
+    "put", "w", "%width", before="fill", after="run",
+    body=f"""\
+{get("w.number", "%numbers", "%w")}
+{get("w.word", "%row", "%w")}
+{at("w.target", "%values", "%w.number")}
+  store i64 %w.word, ptr %w.target""",
+)  # fmt: skip
+
+# Calls one after the other, each with its own words among the values, until one fails; with the
+# workers' help if there is a pool.
+RUN_SERIES = f"""
+{get("stop", "%series", SERIES_STOP)}
+{get("width", "%series", SERIES_WIDTH)}
+{get("first", "%series", SERIES_DONE)}
+{at("numbers", "%series", SERIES_WORDS)}
+  %rows = getelementptr i64, ptr %numbers, i64 %width
+{get("values", "%job", JOB_VALUES, "ptr")}
+  %alone = icmp eq ptr %pool, null
+  br label %step
+step:
+  %done = phi i64 [ %first, %entry ], [ %done.next, %after ]
+  store i64 %done, ptr %first.at
+  %more = icmp slt i64 %done, %stop
+  br i1 %more, label %fill, label %end
+fill:
+  %row.word = mul i64 %done, %width
+  %row = getelementptr i64, ptr %rows, i64 %row.word
+  br label %put
+{_PUT_WORDS}
+run:
+  br i1 %alone, label %lone, label %shared
+lone:
+  %lone.status = call i64 @run_alone(ptr %job)
+  br label %after
+shared:
+  %shared.status = call i64 @run_shared(ptr %pool, ptr %job)
+  br label %after
+after:
+  %status = phi i64 [ %lone.status, %lone ], [ %shared.status, %shared ]
+  %done.next = add i64 %done, 1
+  %good = icmp eq i64 %status, 0
+  br i1 %good, label %step, label %end
+end:
+  %result = phi i64 [ 0, %step ], [ %status, %after ]
   ret i64 %result
 """

@@ -42,6 +42,11 @@ STATE_SLOTS = STATE_ROUNDS + 2 * DEEPEST
 
 COUNTER_WORDS = 8  # a cache line of its own
 
+# A series of calls of one job: when to stop, how many words differ between them, how many were
+# done; then the numbers of these words among the job's values, then for each call what they hold.
+SERIES_STOP, SERIES_WIDTH, SERIES_DONE = 0, 1, 2
+SERIES_WORDS = 3
+
 # A group of launches without a barrier between them.
 GROUP_TOTAL, GROUP_DONE = 0, 1
 GROUP_WORDS = 8

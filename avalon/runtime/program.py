@@ -21,9 +21,13 @@ from avalon.runtime.buffer import Buffer
 from avalon.runtime.frame import Frame, Parts
 from avalon.runtime.plan import Kernel, Plan, check
 from avalon.runtime.profile import Profile, limits_here, time_launches, trace_launches
+from avalon.runtime.series import Series
 from avalon.runtime.shares import estimate_all
 from avalon.runtime.values import Values
 from avalon.settings import settings
+
+_MANY = 256  # calls of a series of which some are made to see how they go faster
+_TRIED = 4
 
 
 class Program:
@@ -77,6 +81,7 @@ class Program:
         self._frames: list[Frame] = []
         self._nanoseconds = self._before = estimate_all(plan)
         self._ended = -(10**15)  # when the last call did
+        self._pace = 0  # nanoseconds of a call in the last series
 
     def run(
         self,
@@ -226,10 +231,7 @@ class Program:
         """Run with a frame whose table is filled in; the number of the failed check, or 0."""
         cost = self._nanoseconds  # of a lone thread
         started = perf_counter_ns()
-        worthwhile = threads.WORTHWHILE_NANOSECONDS
-        if started - self._ended < threads.CLOSE_NANOSECONDS:
-            worthwhile = threads.WORTHWHILE_AWAKE_NANOSECONDS
-        if frame.gain <= 0 or cost * frame.gain < worthwhile:
+        if not self._gain(frame, started - self._ended < threads.CLOSE_NANOSECONDS):
             failed = self.driver.run_alone[cost > threads.RELEASE_NANOSECONDS](frame.address)
             self._ended = perf_counter_ns()
             elapsed = self._ended - started
@@ -237,10 +239,69 @@ class Program:
             failed, gain = self._run_shared(frame, cost)
             self._ended = perf_counter_ns()
             elapsed = int((self._ended - started) / (1 - gain))
-        # The lesser of two calls in a row: one that was interrupted does not count.
+        self._note_time(elapsed)
+        return failed
+
+    def launch_series(self, frame: Frame, series: Series) -> int:
+        """Make the calls of a series with a frame whose table is filled in but for their words; the
+        number of the failed check, or 0.
+        """
+        workers = threads.workers() if frame.gain > 0 else None
+        if workers is not None:
+            workers.land()
+        if workers is None or not workers.lock.acquire(blocking=False):
+            return self._go_on(frame, series, series.count, 0)
+        try:
+            return self._choose_and_go_on(frame, series, workers.address)
+        finally:
+            workers.lock.release()
+
+    def _choose_and_go_on(self, frame: Frame, series: Series, pool: int) -> int:
+        """Make the calls of a series alone or with the workers of `pool`. Where there are many, the
+        first ones are made both ways, to see which is faster.
+        """
+        shares = self._gain(frame, close=True) > 0
+        if series.count >= _MANY:
+            paces = []
+            for way in (0, pool):
+                for _ in range(2):  # those that wake the workers do not count
+                    failed = self._go_on(frame, series, series.done + _TRIED, way)
+                    if failed:
+                        return failed
+                paces.append(self._pace)
+            shares = paces[1] < paces[0]
+        return self._go_on(frame, series, series.count, pool if shares else 0)
+
+    def _go_on(self, frame: Frame, series: Series, stop: int, pool: int) -> int:
+        """Make the calls of a series before number `stop`, with the workers of `pool` if it is not
+        0; the number of the failed check, or 0.
+        """
+        before = series.done
+        series.stop = stop
+        release = (stop - before) * self._nanoseconds > threads.RELEASE_NANOSECONDS
+        started = perf_counter_ns()
+        failed = self.driver.run_series[release](pool, frame.address, series.address)
+        self._ended = perf_counter_ns()
+        self._pace = (self._ended - started) // max(series.done - before, 1)
+        if not pool:
+            self._note_time(self._pace)
+        return failed
+
+    def _gain(self, frame: Frame, close: bool) -> float:
+        """The share of its time that a call saves if the workers help, or 0 if that does not pay.
+        `close`: whether it follows closely on another one.
+        """
+        worthwhile = (
+            threads.WORTHWHILE_AWAKE_NANOSECONDS if close else threads.WORTHWHILE_NANOSECONDS
+        )
+        gain = frame.gain
+        return gain if gain > 0 and self._nanoseconds * gain >= worthwhile else 0.0
+
+    def _note_time(self, elapsed: int) -> None:
+        """Note what a lone thread takes for a call, about."""
+        # The lesser of two in a row: one that was interrupted does not count.
         self._nanoseconds = min(elapsed, self._before)
         self._before = elapsed
-        return failed
 
     @cached_property
     def written_late(self) -> set[int]:
@@ -255,6 +316,12 @@ class Program:
             cost < threads.RELEASE_NANOSECONDS // 4
             and saved < threads.WORTHWHILE_AWAKE_NANOSECONDS // 2
         )
+
+    def nanoseconds(self, frame: Frame) -> int:
+        """What a call takes, about, if the workers help where it pays."""
+        if self._pace:
+            return min(self._pace, self._nanoseconds)
+        return int(self._nanoseconds * (1 - self._gain(frame, close=True)))
 
     def new_frame(self) -> Frame:
         """Tables for one more call at the same time, with the present settings."""

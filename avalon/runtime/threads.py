@@ -54,6 +54,7 @@ class Driver:
 
     run_alone: tuple[Run, Run]
     run_shared: tuple[Callable[[int, int], int], Callable[[int, int], int]]
+    run_series: tuple[Callable[[int, int, int], int], Callable[[int, int, int], int]]
     begin: Callable[[int, int], None]
     finish: tuple[Callable[[int, int], int], Callable[[int, int], int]]
     serve: Callable[[int, int], None]
@@ -69,7 +70,7 @@ def load_driver() -> Driver:
     # one object serves every processor of the architecture
     machine = library.NamedMachine(triple)
     loaded = library.load_entries(Kernel("driver", driver.text(triple)), driver.ENTRIES, machine)
-    alone, shared, begin, finish, serve, stop, spin = (
+    alone, shared, series, begin, finish, serve, stop, spin = (
         loaded.addresses[name] for name in driver.ENTRIES
     )
     word, address = ctypes.c_int64, ctypes.c_void_p
@@ -81,6 +82,10 @@ def load_driver() -> Driver:
         (
             ctypes.PYFUNCTYPE(word, address, address)(shared),
             ctypes.CFUNCTYPE(word, address, address)(shared),
+        ),
+        (
+            ctypes.PYFUNCTYPE(word, address, address, address)(series),
+            ctypes.CFUNCTYPE(word, address, address, address)(series),
         ),
         ctypes.PYFUNCTYPE(None, address, address)(begin),
         (

@@ -541,6 +541,78 @@ def test_ctrl_c_in_the_middle_of_short_steps_ends_after_a_whole_one(tmp_path):
     assert int(state["step"]) == taken > 10
 
 
+# --- many steps in one native call ---------------------------------------------------------------
+
+MANY_X, MANY_Y = np.tile(X, (40, 1)), np.tile(Y, 40)  # 125 batches of 16
+
+
+@pytest.fixture
+def series(monkeypatch):
+    """How many steps each native call of several took."""
+    found = []
+    original = CompiledStep.run_series
+
+    def run_series(step, given, columns, count):
+        results = original(step, given, columns, count)
+        if results is not None:
+            found.append(count)
+        return results
+
+    monkeypatch.setattr(CompiledStep, "run_series", run_series)
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"clip": 0.1}, {"validation": (X, Y)}])
+def test_short_steps_are_taken_many_at_a_time_and_give_the_same_bits(series, options):
+    data = (MANY_X[:-3], MANY_Y[:-3])  # the last batch is shorter
+    found = trained_from(data, **options)
+    assert sum(series) > 300
+    assert found == trained_from(Listed(*data), **options)
+
+
+def test_many_steps_end_where_a_checkpoint_is_due(series, tmp_path):
+    path = tmp_path / "run.safetensors"
+    expected = trained_from((MANY_X, MANY_Y))
+    series.clear()
+    assert trained_from((MANY_X, MANY_Y), checkpoint=path, checkpoint_every=10) == expected
+    assert max(series) == 10
+    assert av.load(path)["position"]["epoch"] == 3
+
+
+def test_an_error_among_many_steps_leaves_those_before_it(series):
+    labels = MANY_Y.copy()
+    labels[16 * 70 + 3] = 77
+    model, before = Plain(), Plain()
+    with pytest.raises(IndexError, match="77"):
+        fit(model, (MANY_X, labels), shuffle=False, metrics=[])
+    fit(before, (MANY_X[: 16 * 70], MANY_Y[: 16 * 70]), shuffle=False, metrics=[])
+    assert bits(model) == bits(before)
+
+
+def test_a_loss_that_is_no_number_among_many_steps_is_found(series):
+    spoiled = MANY_X.copy()
+    spoiled[16 * 70 + 3, 1] = np.nan
+    model, before = Plain(), Plain()
+    with pytest.raises(av.errors.NonFiniteError, match="epoch 1, batch 71"):
+        fit(model, (spoiled, MANY_Y), shuffle=False)
+    assert max(series) > 70
+    fit(before, (MANY_X[: 16 * 70], MANY_Y[: 16 * 70]), shuffle=False)
+    assert bits(model) == bits(before)
+
+
+def test_the_bar_counts_all_steps(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    fit(Plain(), (MANY_X, MANY_Y), progress=True)
+    assert "125/125" in capsys.readouterr().err
+
+
+def test_a_native_call_takes_no_more_steps_than_fit_a_twentieth_second(series, monkeypatch):
+    monkeypatch.setattr(CompiledStep, "calls_within", lambda step, seconds: int(400 * seconds))
+    fit(Plain(), (MANY_X, MANY_Y), epochs=2)
+    assert max(series) == 20
+    assert sum(series) > 200
+
+
 def test_a_wrong_label_in_memory_is_an_error_that_changes_nothing():
     labels = Y.copy()
     labels[40] = 77

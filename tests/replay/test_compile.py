@@ -1,5 +1,6 @@
 """Compiled steps: what replays, what records anew, what is refused. Every trap has a test."""
 
+import copy
 import functools
 import random
 
@@ -448,3 +449,25 @@ def test_sizes_that_take_turns_are_replayed():
         rows = (2, 5, 3)[number % 3]
         assert step(av.full((rows,), 2.0), scale=3.0).tolist() == [6.0] * rows
     assert (step.recorded, step.replayed) == (6, 2)
+
+
+def test_state_that_an_optimizer_is_given_anew_is_seen():
+    """Its table of states counts its own changes, and so does the one that takes its place."""
+    found = []
+    for compiled in (False, True):
+        model = {"weight": av.ones(3)}
+        optimizer = av.optim.Adam(lr=0.1)
+        empty = copy.deepcopy(optimizer.state_dict())
+
+        def step(x, model=model, optimizer=optimizer):
+            loss, (gradients,) = av.grad(lambda m: (m["weight"] * x).sum(), model)
+            av.update(optimizer, model, gradients)
+            return loss
+
+        step = av.compile(step) if compiled else step
+        for scale in range(6):
+            step(av.full((3,), float(scale)))
+        optimizer.load_state_dict(empty)
+        step(av.full((3,), 2.0))
+        found.append((model["weight"].tolist(), optimizer.state["weight"]["step"].item()))
+    assert found[0] == found[1]
