@@ -12,12 +12,15 @@ import math
 from avalon import ops
 from avalon.errors import DTypeError, ShapeError
 from avalon.functions.activation import softmax
+from avalon.functions.attention_blocks import attention_in_blocks, is_long
 from avalon.functions.linear import dropout
 from avalon.functions.linear_algebra import matmul
 from avalon.functions.support import broadcast, dtypes, iota, spread
 from avalon.shape import broadcast_shapes
 from avalon.tensor import Tensor
 from avalon.tensor.composite import composite
+
+_NAME = "scaled_dot_product_attention"
 
 
 def scaled_dot_product_attention(
@@ -41,6 +44,12 @@ def scaled_dot_product_attention(
         ShapeError: sizes do not fit, or a mask is given together with is_causal.
     """
     if dropout_p == 0.0:
+        if is_long(query, key, attn_mask):
+            _check(query, key, value, attn_mask, is_causal)
+            repeats = query.shape[-3] // key.shape[-3] if enable_gqa else 1
+            heads = (_repeated(key, repeats), _repeated(value, repeats))
+            factor = _factor(query, scale)
+            return attention_in_blocks(query, *heads, attn_mask, is_causal, factor)
         return _attention(query, key, value, attn_mask, is_causal, scale, enable_gqa)
     weights = _weights(query, key, value, attn_mask, is_causal, scale, enable_gqa)
     repeats = query.shape[-3] // key.shape[-3] if enable_gqa else 1
@@ -64,25 +73,33 @@ def _repeated(heads: Tensor, repeats: int) -> Tensor:
     return repeated
 
 
+def _factor(query: Tensor, scale: float | None) -> float:
+    return 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> None:
+    """Raise unless shapes, dtypes and options fit."""
+    if mask is not None and causal:
+        raise ShapeError(f"[{_NAME}] give attn_mask or is_causal=True, not both")
+    if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        raise ShapeError(
+            f"[{_NAME}] query {tuple(query.shape)}, key {tuple(key.shape)} and value "
+            f"{tuple(value.shape)}: query and key must agree in the last size, key and value in "
+            "the last but one"
+        )
+    if mask is not None and mask.dtype not in (dtypes.bool_, query.dtype):
+        raise DTypeError(f"[{_NAME}] attn_mask must be bool or {query.dtype!r}, got {mask.dtype!r}")
+
+
 def _weights(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool,
     scale: float | None, enable_gqa: bool,
 ) -> Tensor:  # fmt: skip
     """How much each query takes of each value."""
-    operation = "scaled_dot_product_attention"
-    if attn_mask is not None and is_causal:
-        raise ShapeError(f"[{operation}] give attn_mask or is_causal=True, not both")
-    if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
-        raise ShapeError(
-            f"[{operation}] query {tuple(query.shape)}, key {tuple(key.shape)} and value "
-            f"{tuple(value.shape)}: query and key must agree in the last size, key and value in "
-            "the "
-            "last but one"
-        )
+    _check(query, key, value, attn_mask, is_causal)
     if enable_gqa:
-        repeats = query.shape[-3] // key.shape[-3]
-        key = _repeated(key, repeats)
-    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+        key = _repeated(key, query.shape[-3] // key.shape[-3])
+    factor = _factor(query, scale)
     swap = (*range(key.ndim - 2), key.ndim - 1, key.ndim - 2)
     scores = matmul(query * factor, ops.transpose(key, permutation=swap))
     shape = tuple(scores.shape)
@@ -90,13 +107,9 @@ def _weights(
     if is_causal:
         allowed = ops.less_equal(iota(shape, len(shape) - 1), iota(shape, len(shape) - 2))
     elif attn_mask is not None and attn_mask.dtype is dtypes.bool_:
-        broadcast_shapes(operation, shape, tuple(attn_mask.shape))
+        broadcast_shapes(_NAME, shape, tuple(attn_mask.shape))
         allowed = broadcast(attn_mask, shape)
     elif attn_mask is not None:
-        if attn_mask.dtype is not query.dtype:
-            raise DTypeError(
-                f"[{operation}] attn_mask must be bool or {query.dtype!r}, got {attn_mask.dtype!r}"
-            )
         scores = scores + attn_mask
     if allowed is not None:
         scores = ops.where(allowed, scores, scores.constant(-math.inf))
