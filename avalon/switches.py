@@ -2,8 +2,10 @@
 
 Comes in: the parts of the compiler declare what they do; users say what to leave out for a while.
 Goes out: `switch.on`, which the compiler asks where it decides. Guaranteed: no switch changes a
-bit, so two runs that differ show a fault in what was left out; programs that were built with other
-switches are not used meanwhile.
+bit, so two runs that differ show a fault in what was left out; but for an algorithm, which shapes
+choose when a call is recorded: without it sums have another order, and results other roundings.
+Programs that were built with other switches are not used meanwhile; what was recorded before keeps
+its algorithms.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 
 from avalon.epoch import epoch
 
-KINDS = ("pass", "rule", "fusion", "memory")
+KINDS = ("pass", "rule", "fusion", "memory", "algorithm")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Switch:
     Attributes:
         name: what `without` takes.
         kind: "pass" (a walk over the whole graph), "rule" (a rewrite of one call), "fusion" (what
-            is computed by one kernel) or "memory" (where values lie, and what runs at once).
+            is computed by one kernel), "memory" (where values lie, and what runs at once) or
+            "algorithm" (what shapes choose when a call is recorded, with roundings of its own).
         what: a line on what it does.
         within: the wider one without which it finds little to do; a search for what is at fault
             suspects the narrower one first.
@@ -42,7 +45,7 @@ class Switch:
         return self.name not in _off
 
     def __str__(self) -> str:
-        return f"{self.kind:7} {self.name:26} {self.what}"
+        return f"{self.kind:9} {self.name:26} {self.what}"
 
 
 _known: dict[str, Switch] = {}
@@ -66,7 +69,7 @@ def switches() -> list[Switch]:
 
     >>> import avalon as av
     >>> print(*[s for s in av.switches() if s.name == "undone"])
-    rule    undone                     -(-x) = x, not (not x) = x, ~(~x) = x
+    rule      undone                     -(-x) = x, not (not x) = x, ~(~x) = x
     """
     return sorted(_known.values(), key=lambda switch: KINDS.index(switch.kind))
 
@@ -75,7 +78,8 @@ def switches() -> list[Switch]:
 def without(*names: str) -> Iterator[None]:
     """Leave rewrites and fusions out of what is compiled inside the block, in all threads.
 
-    Results keep every bit; if they do not, one of the names is at fault (`av.check` finds which).
+    Results keep every bit, but for those of algorithms; if they do not, one of the names is at
+    fault (`av.check` finds which).
 
     Args:
         names: of `av.switches()`.

@@ -12,15 +12,13 @@ import math
 from avalon import ops
 from avalon.errors import DTypeError, ShapeError
 from avalon.functions.activation import softmax
-from avalon.functions.attention_blocks import attention_in_blocks, is_long
+from avalon.functions.attention_blocks import NAME, attention_in_blocks, is_long
 from avalon.functions.linear import dropout
 from avalon.functions.linear_algebra import matmul
 from avalon.functions.support import broadcast, dtypes, iota, spread
 from avalon.shape import broadcast_shapes
 from avalon.tensor import Tensor
 from avalon.tensor.composite import composite
-
-_NAME = "scaled_dot_product_attention"
 
 
 def scaled_dot_product_attention(
@@ -80,15 +78,15 @@ def _factor(query: Tensor, scale: float | None) -> float:
 def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> None:
     """Raise unless shapes, dtypes and options fit."""
     if mask is not None and causal:
-        raise ShapeError(f"[{_NAME}] give attn_mask or is_causal=True, not both")
+        raise ShapeError(f"[{NAME}] give attn_mask or is_causal=True, not both")
     if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         raise ShapeError(
-            f"[{_NAME}] query {tuple(query.shape)}, key {tuple(key.shape)} and value "
+            f"[{NAME}] query {tuple(query.shape)}, key {tuple(key.shape)} and value "
             f"{tuple(value.shape)}: query and key must agree in the last size, key and value in "
             "the last but one"
         )
     if mask is not None and mask.dtype not in (dtypes.bool_, query.dtype):
-        raise DTypeError(f"[{_NAME}] attn_mask must be bool or {query.dtype!r}, got {mask.dtype!r}")
+        raise DTypeError(f"[{NAME}] attn_mask must be bool or {query.dtype!r}, got {mask.dtype!r}")
 
 
 def _weights(
@@ -107,7 +105,7 @@ def _weights(
     if is_causal:
         allowed = ops.less_equal(iota(shape, len(shape) - 1), iota(shape, len(shape) - 2))
     elif attn_mask is not None and attn_mask.dtype is dtypes.bool_:
-        broadcast_shapes(_NAME, shape, tuple(attn_mask.shape))
+        broadcast_shapes(NAME, shape, tuple(attn_mask.shape))
         allowed = broadcast(attn_mask, shape)
     elif attn_mask is not None:
         scores = scores + attn_mask

@@ -1,15 +1,15 @@
 """Attention over long contexts without the matrix of all scores: head by head, in blocks of rows.
 
 Comes in: queries (..., L, E), keys (..., S, E), values (..., S, V), a mask. Goes out: (..., L, V).
-Guaranteed: memory for the scores of one block of one head, also in the gradient, which computes
-them again from the largest score and the sum of each row; with `causal`, a block of rows neither
+Guaranteed: memory for the scores of one head's block, also in the gradient, which computes them
+again from one number a row, the logarithm of its sum; with `causal`, a block of rows neither
 multiplies nor looks at the keys after its last row. Whether a call takes this way is told by its
 shapes and dtypes alone. Rows whose mask excludes everything give zeros.
 
 A loop walks the heads, so nothing is summed across its rounds. A block is as large as stays in the
 caches between the product that makes the scores and the one that reads the weights.
 
-Source of the idea (blocks, rows kept by two numbers): Dao et al., FlashAttention,
+Source of the idea (blocks, rows kept by one number): Dao et al., FlashAttention,
 https://arxiv.org/abs/2205.14135
 """
 
@@ -26,14 +26,20 @@ from avalon.functions.custom import with_gradient
 from avalon.functions.loops import Traced, run_scan, trace_body
 from avalon.functions.support import broadcast, dtypes, iota, part, reshape, spread
 from avalon.graph.body import Body
-from avalon.shape import Shape, broadcast_shapes, size_of
+from avalon.shape import Shape, broadcast_shapes
+from avalon.switches import declare
 from avalon.tensor import Tensor, is_grad_enabled, no_grad
 
-_LEAST_SCORES = 1 << 18  # of one head, from which on blocks win
-_BLOCK_SCORES = 1 << 18  # 1 MB of float32: a block and its copy stay in the second caches
+IN_BLOCKS = declare(
+    "attention in blocks", "algorithm", "long attention makes the scores of one block at a time"
+)
+
+_LEAST_SCORES = 1 << 17  # of one head, from which on blocks win
+_BLOCK_SCORES = 1 << 17  # half a megabyte of float32: weights and cotangents stay in the caches
 _MOST_BLOCKS = 8  # each has kernels of its own where it has keys of its own
 _ROWS = 32  # blocks have a multiple of these, so that tiles of products fit
 _CAPACITY = 200
+NAME = "scaled_dot_product_attention"
 
 Mask = Tensor | None
 # Matrices of one head, and what is excluded, to matrices of this head.
@@ -50,6 +56,8 @@ class Blocks(NamedTuple):
 
 def is_long(query: Tensor, key: Tensor, mask: Mask) -> bool:
     """Whether attention in blocks is the faster and smaller way for tensors of these shapes."""
+    if not IN_BLOCKS.on:
+        return False
     if query.dtype not in (dtypes.float32, dtypes.float64) or min(query.ndim, key.ndim) < 2:
         return False
     if mask is not None and is_grad_enabled() and mask.requires_grad:
@@ -65,21 +73,21 @@ def attention_in_blocks(
     if mask is not None:
         mask = reshape(mask, (1,) * (2 - mask.ndim) + tuple(mask.shape))
         leading.append(mask.shape[:-2])
-    front = broadcast_shapes("scaled_dot_product_attention", *leading)
+    front = broadcast_shapes(NAME, *leading)
     heads = _Heads(front, mask, Blocks(_cuts(query.shape[-2], key.shape[-2]), causal, factor))
     q, k, v = (broadcast(x, (*front, *x.shape[-2:])) for x in (query, key, value))
     with no_grad():
-        y, largest, inverse = heads.each(_forward, q, k, v)
+        y, *totals = heads.each(_forward, q, k, v)
 
     def backward(
-        g: Tensor, y: Tensor, q: Tensor, k: Tensor, v: Tensor, largest: Tensor, inverse: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        if is_grad_enabled():  # who differentiates the gradient, differentiates the sums too
-            _, largest, inverse = heads.each(_forward, q, k, v)
-        return (*heads.each(_backward, q, k, v, y, g, largest, inverse), None, None)
+        g: Tensor, y: Tensor, q: Tensor, k: Tensor, v: Tensor, *totals: Tensor
+    ) -> list[Tensor | None]:
+        kept: Sequence[Tensor] = totals
+        if is_grad_enabled():  # who differentiates the gradient, differentiates the totals too
+            y, *kept = heads.each(_forward, q, k, v)
+        return [*heads.each(_backward, q, k, v, y, g, *kept), *[None] * len(kept)]
 
-    name = "scaled_dot_product_attention"
-    return with_gradient(name, lambda *_: y, backward, q, k, v, largest, inverse)
+    return with_gradient(NAME, lambda *_: y, backward, q, k, v, *totals)
 
 
 def _cuts(rows: int, columns: int) -> tuple[int, ...]:
@@ -133,7 +141,8 @@ def _walk(
     if not levels:
         return formula(blocks, matrices, mask)
     extent, varies = levels[0]
-    walked, fixed = list(matrices), []
+    walked: list[Tensor] = list(matrices)
+    fixed: list[Tensor] = []
     if mask is not None:
         (walked if varies else fixed).append(mask)
     kinds = [(x.shape[1:], x.dtype) for x in walked] + [(x.shape, x.dtype) for x in fixed]
@@ -162,13 +171,12 @@ def _body(
 
 
 def _forward(blocks: Blocks, matrices: Sequence[Tensor], mask: Mask) -> list[Tensor]:
-    """From q, k and v of one head: the results; each row's largest score, and 1 over the sum of its
-    powers, as columns.
+    """From q, k and v of one head: the results; and for each block a column of the logarithms of
+    its rows' sums of powers.
     """
     q, k, v = matrices
-    made = []
+    results, totals = [], []
     for first, end in _pairs(blocks):
-        seen = _keys_of(blocks, end, k)
         scores = _scores(blocks, q, k, mask, first, end)
         largest = ops.reduce_max(ops.stop_gradient(scores), axes=(1,))
         # A row that sees nothing: exp(-inf - 0) gives the zeros of its weights.
@@ -176,48 +184,39 @@ def _forward(blocks: Blocks, matrices: Sequence[Tensor], mask: Mask) -> list[Ten
         largest = ops.where(ops.equal(largest, lowest), largest.constant(0), largest)
         powers = ops.exp(scores - spread(largest, scores.shape, (1,)))
         total = ops.reduce_sum(powers, axes=(1,))
-        nothing = total.constant(0)
-        inverse = ops.where(ops.equal(total, nothing), nothing, total.constant(1) / total)
-        y = _product(powers, part(v, 0, 0, seen))
-        y = y * spread(inverse, y.shape, (1,))
-        column = (end - first, 1)
-        made.append((y, reshape(largest, column), reshape(inverse, column)))
-    return [_joined(parts) for parts in zip(*made, strict=True)]
+        empty = ops.equal(total, total.constant(0))
+        y = _product(powers, part(v, 0, 0, scores.shape[1]))
+        # The results are divided, not the weights: there are fewer of them.
+        inverse = ops.where(empty, total.constant(0), total.constant(1) / total)
+        results.append(y * spread(inverse, y.shape, (1,)))
+        logarithm = ops.where(empty, total.constant(math.inf), largest + ops.log(total))
+        totals.append(reshape(logarithm, (end - first, 1)))
+    return [_joined(results), *totals]
 
 
 def _backward(blocks: Blocks, matrices: Sequence[Tensor], mask: Mask) -> list[Tensor]:
     """The cotangents of q, k and v of one head."""
-    q, k, v, y, g, largest, inverse = matrices
-    by_query = []
-    by_key = by_value = None
-    for first, end in _pairs(blocks):
+    q, k, v, y, g, *totals = matrices
+    # The sum over a row of weights times their cotangents is this one, which is shorter.
+    common = reshape(ops.reduce_sum(g * y, axes=(1,)), (y.shape[0], 1))
+    by_query, by_key, by_value = [], [], []
+    for (first, end), total in zip(_pairs(blocks), totals, strict=True):
         rows = end - first
-        seen = _keys_of(blocks, end, k)
         scores = _scores(blocks, q, k, mask, first, end)
         shape = scores.shape
-        powers = ops.exp(scores - broadcast(part(largest, 0, first, rows), shape))
-        weights = powers * broadcast(part(inverse, 0, first, rows), shape)
+        weights = ops.exp(scores - broadcast(total, shape))
         gradient = part(g, 0, first, rows)
-        # The sum over a row of weights times their cotangents is this one, which is shorter.
-        common = ops.reduce_sum(gradient * part(y, 0, first, rows), axes=(1,))
-        by_weight = _product(gradient, _turned(part(v, 0, 0, seen)))
-        by_score = weights * (by_weight - spread(common, shape, (1,)))
-        down = _product(by_score, part(k, 0, 0, seen))
+        by_weight = _product(gradient, _turned(part(v, 0, 0, shape[1])))
+        by_score = weights * (by_weight - broadcast(part(common, 0, first, rows), shape))
+        down = _product(by_score, part(k, 0, 0, shape[1]))
         by_query.append(down * down.constant(blocks.factor))
-        by_key = _added(by_key, _product(_turned(by_score), _scaled(blocks, q, first, end)), k)
-        by_value = _added(by_value, _product(_turned(weights), gradient), v)
-    assert by_key is not None and by_value is not None
-    return [_joined(by_query), by_key, by_value]
+        by_key.append(_product(_turned(by_score), _scaled(blocks, q, first, end)))
+        by_value.append(_product(_turned(weights), gradient))
+    return [_joined(by_query), _summed(by_key, k.shape[0]), _summed(by_value, k.shape[0])]
 
 
 def _pairs(blocks: Blocks) -> list[tuple[int, int]]:
     return list(zip(blocks.cuts, blocks.cuts[1:], strict=False))
-
-
-def _keys_of(blocks: Blocks, end: int, k: Tensor) -> int:
-    """How many keys the rows of the block that ends there see."""
-    columns = int(k.shape[0])
-    return min(end, columns) if blocks.causal else columns
 
 
 def _scaled(blocks: Blocks, q: Tensor, first: int, end: int) -> Tensor:
@@ -226,8 +225,9 @@ def _scaled(blocks: Blocks, q: Tensor, first: int, end: int) -> Tensor:
 
 
 def _scores(blocks: Blocks, q: Tensor, k: Tensor, mask: Mask, first: int, end: int) -> Tensor:
-    """The scores of a block, -inf where the mask excludes."""
-    seen = _keys_of(blocks, end, k)
+    """The scores of a block for the keys that its rows see, -inf where the mask excludes."""
+    columns = k.shape[0]
+    seen = min(end, columns) if blocks.causal else columns
     scores = _product(_scaled(blocks, q, first, end), _turned(part(k, 0, 0, seen)))
     shape = scores.shape
     if blocks.causal:
@@ -253,12 +253,14 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return reshape(made, made.shape[1:])
 
 
-def _added(total: Tensor | None, more: Tensor, like: Tensor) -> Tensor:
-    """A sum over blocks; `more` holds the first rows of a matrix of as many rows as `like`."""
-    missing = like.shape[0] - more.shape[0]
-    if missing:
-        more = ops.pad(more, more.constant(0, shape=()), low=(0, 0), high=(missing, 0))
-    return more if total is None else total + more
+def _summed(parts: Sequence[Tensor], rows: int) -> Tensor:
+    """The sum of matrices of which each has the first ones of so many rows."""
+    zero = parts[0].constant(0, shape=())
+    whole = [
+        x if x.shape[0] == rows else ops.pad(x, zero, low=(0, 0), high=(rows - x.shape[0], 0))
+        for x in parts
+    ]
+    return functools.reduce(ops.add, whole)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
