@@ -70,6 +70,7 @@ class Generator:
     def __init__(self, device: Any = "cpu") -> None:
         self.device = device
         self._seed = 67280421310721
+        self._key: Value | None = None  # the seed of the last draw
         self.offset = 0
 
     def __repr__(self) -> str:
@@ -119,13 +120,13 @@ class Generator:
 
     def reserve(self, words: int) -> tuple[Tensor, Tensor]:
         """Key and first counter for `words` random words, which no other draw will use."""
-        key = Counter.of(self, self._seed, is_key=True)
+        key = self._key
+        if key is None or key.number != self._seed:
+            number = Counter.of(self, self._seed, is_key=True)
+            key = self._key = Value.from_number(number, dtypes.uint64)
         first = Counter.of(self, self.offset & _MASK, is_key=False)
         self.offset += -(-words // 4)
-        return (
-            Tensor._make(Value.from_number(key, dtypes.uint64)),
-            Tensor._make(Value.from_number(first, dtypes.uint64)),
-        )
+        return Tensor._make(key), Tensor._make(Value.from_number(first, dtypes.uint64))
 
 
 default_generator = Generator()
@@ -337,6 +338,26 @@ def exponential(shape: Shape, dtype: DType, generator: Generator | None = None) 
     """Numbers of the exponential distribution with rate 1; never 0."""
     fed = _fed("exponential", shape, dtype)
     return _exponential(_words(shape, _wide(dtype), generator), dtype) if fed is None else fed
+
+
+def exponential_races(
+    weights: Tensor, count: int, generator: Generator | None = None
+) -> Tensor:
+    """Where the `count` largest of weight / exponential draw are, along the last axis."""
+    fed = _fed("exponential", weights.shape, weights.dtype)
+    if fed is not None:
+        return _largest(weights, fed, count)
+    return _races(weights, _words(weights.shape, _wide(weights.dtype), generator), count)
+
+
+@composite
+def _races(weights: Tensor, words: Tensor, count: int) -> Tensor:
+    return _largest(weights, _exponential(words, weights.dtype), count)
+
+
+@composite
+def _largest(weights: Tensor, noise: Tensor, count: int) -> Tensor:
+    return ops.argsort(weights / noise, axis=weights.ndim - 1, descending=True, count=count)
 
 
 def integers(

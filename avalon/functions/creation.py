@@ -28,7 +28,6 @@ from avalon.tensor import (
     method,
     result_type,
 )
-from avalon.tensor.composite import composite
 
 Where = Device | str | None
 
@@ -418,14 +417,8 @@ def multinomial(
             "replacement; pass replacement=True"
         )
     # The largest of weight / exponential draws are a sample without replacement.
-    noise = random.exponential(tuple(input.shape), input.dtype, generator)
-    return _largest(input.detach(), noise, num_samples)
-
-
-@composite
-def _largest(weights: Tensor, noise: Tensor, count: int) -> Tensor:
-    """Where the `count` largest of weight / noise are, along the last axis."""
-    return ops.argsort(weights / noise, axis=weights.ndim - 1, descending=True, count=count)
+    weights = input.detach() if input.requires_grad else input
+    return random.exponential_races(weights, num_samples, generator)
 
 
 @method("uniform_")

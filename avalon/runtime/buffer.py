@@ -38,6 +38,7 @@ _BEHIND = ALIGNMENT
 _SHIFTS = 12
 _SHIFT = 5 * ALIGNMENT
 _IDLE_LIMIT = 1 << 30
+_SMALL = 1 << 12  # arrays that are copied by way of their bytes
 
 
 class _SizeClass(list[int]):
@@ -267,9 +268,13 @@ class Buffer:
     @classmethod
     def from_numpy(cls, array: NDArray[Any]) -> Buffer:
         """Return a buffer with a copy of the array's elements, in row-major order."""
-        self = cls(array.nbytes)
-        storage = array.dtype.newbyteorder("=")
-        np.ndarray(array.shape, storage, self._base())[...] = array
+        nbytes = array.nbytes
+        self = cls(nbytes)
+        if nbytes <= _SMALL and array.dtype.isnative:
+            ctypes.memmove(self.address, array.tobytes(), nbytes)
+        else:
+            storage = array.dtype.newbyteorder("=")
+            np.ndarray(array.shape, storage, self._base())[...] = array
         return self
 
     @classmethod

@@ -56,6 +56,13 @@ class Counter:
         self.count = 0
         self.bases: list[weakref.ref[Tensor]] = []
 
+    def add(self, base: Tensor) -> None:
+        """Note a tensor that has views."""
+        count = len(self.bases)
+        if count >= 16 and not count & (count - 1):  # now and then, those that died are dropped
+            self.bases = [reference for reference in self.bases if reference() is not None]
+        self.bases.append(weakref.ref(base))
+
     def write(self) -> None:
         """Count a write."""
         self.count += 1
@@ -238,7 +245,7 @@ class Tensor(Installed):
         view._counter = counter = base._count()
         if not base._has_views:
             base._has_views = True
-            counter.bases.append(weakref.ref(base, counter.bases.remove))
+            counter.add(base)
         view._seen = counter.count
         if not modes.grad:
             view._creation = NO_GRAD

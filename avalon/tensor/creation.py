@@ -8,6 +8,7 @@ integers int64).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from avalon.errors import DeviceError
 from avalon.graph.interpret import from_storage
 from avalon.shape import Shape
 from avalon.tensor.core import Tensor, constructor
+from avalon.tensor.layout import plain_strides
 from avalon.tracing.values import Value, constant, encode
 
 _default_dtype = dtypes.float32
@@ -204,10 +206,14 @@ class _ForeignArray:
         return True
 
     def window(self, shape: Shape, strides: Shape, offset: int) -> NDArray[Any]:
-        size = self.array.itemsize
-        pairs = zip(self.array.shape, self.array.strides, strict=True)
+        array = self.array
+        whole = prod(shape) == array.size and strides == plain_strides(shape)
+        if whole and array.flags.c_contiguous:
+            return array.reshape(shape)
+        size = array.itemsize
+        pairs = zip(array.shape, array.strides, strict=True)
         span = 1 + sum((extent - 1) * step // size for extent, step in pairs)
-        flat = as_strided(self.array, (max(span, 0),), (size,))
+        flat = as_strided(array, (max(span, 0),), (size,))
         return as_strided(flat[offset:], shape, tuple(step * size for step in strides))
 
     def settle(self) -> Value:
@@ -234,10 +240,15 @@ def from_numpy(array: NDArray[Any]) -> Tensor:
     if not isinstance(array, np.ndarray):
         raise TypeError(f"[from_numpy] expected np.ndarray (got {type(array).__name__})")
     dtype = dtypes.from_numpy(array.dtype)
-    if array.size and any(
-        step < 0 or step % array.itemsize
-        for step, extent in zip(array.strides, array.shape, strict=True)
-        if extent > 1
+    contiguous = array.flags.c_contiguous
+    if (
+        not contiguous
+        and array.size
+        and any(
+            step < 0 or step % array.itemsize
+            for step, extent in zip(array.strides, array.shape, strict=True)
+            if extent > 1
+        )
     ):
         raise ValueError(
             "[from_numpy] at least one stride of the array is negative or no multiple of the "
@@ -247,14 +258,10 @@ def from_numpy(array: NDArray[Any]) -> Tensor:
         raise TypeError(
             "[from_numpy] the byte order is not this machine's; use array.astype('=' ...)"
         )
-    return _foreign(array, dtype)
-
-
-def _foreign(array: NDArray[Any], dtype: DType) -> Tensor:
     made = Tensor._make(Value(array.shape, dtype))
-    strides = tuple(step // array.itemsize for step in array.strides)
     made._cell.memory = _ForeignArray(array)
-    if not array.flags.c_contiguous:
+    if not contiguous:
+        strides = tuple(step // array.itemsize for step in array.strides)
         made._strides = made._cell.strides = strides
     return made
 

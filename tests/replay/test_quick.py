@@ -464,7 +464,7 @@ def test_every_rebinding_counts():
         "tensor/core.py:before_write", "tensor/core.py:_view", "replay/recording.py:build",
         "replay/quick.py:run", "replay/step.py:_release", "replay/step.py:run",
         "tensor/core.py:_make", "tensor/core.py:_make_subclass", "tensor/core.py:_alias",
-        "tensor/core.py:apply", "tensor/creation.py:_foreign", "tensor/interchange.py:deepcopy",
+        "tensor/core.py:apply", "tensor/creation.py:from_numpy", "tensor/interchange.py:deepcopy",
         "tensor/interchange.py:_restore", "nn/padding.py:__init__",
     }  # fmt: skip
     assert {name for name in found if name not in known} == set()
