@@ -117,17 +117,21 @@ def moved(value: Value, moves: Sequence[Move]) -> Value:
 def continued(edge: History, start: Any, moves: Sequence[Move]) -> History:
     """The history that continues `edge`, of something like `start`, through movements."""
     line = user_place()
-    before = Kind(start.shape, start.dtype)
     if modes.replay is None and len(moves) > 1 and not edge.ends:
-        kinds = [before, *[Kind(move.shape, start.dtype) for move in moves]]
-        given = [(kind, *move.operands) for kind, move in zip(kinds, moves, strict=False)]
-        backward = backward_of_chain(tuple([move.operation for move in moves]), given)
+
+        def operands() -> list[tuple[Any, ...]]:
+            kinds = [start, *[Kind(move.shape, start.dtype) for move in moves]]
+            return [(kind, *move.operands) for kind, move in zip(kinds, moves, strict=False)]
+
+        backward = backward_of_chain(tuple([move.operation for move in moves]), operands)
         if backward is not None:
             others = [operand for move in moves for operand in move.operands]
             kept = [others[place - 1] for place in backward.keep]
             inputs = (edge, *[None] * len(others))
+            after = Kind(moves[-1].shape, start.dtype)
             name = moves[-1].primitive.name
-            return History.of_backward(name, backward, kept, inputs, kinds[-1], line)
+            return History.of_backward(name, backward, kept, inputs, after, line)
+    before = Kind(start.shape, start.dtype)
     for move in moves:
         after = Kind(move.shape, start.dtype)
         made = History.of_call(

@@ -372,8 +372,10 @@ def _at_once(x: Tensor, index: Any) -> Tensor | None:
         return made
     moves, strides = look
     if starts:
-        cut, *others = moves
-        moves = (cut._replace(operands=tuple(map(scalar_value, starts))), *others)
+        cut = moves[0]
+        numbers = tuple([scalar_value(start) for start in starts])
+        begin = Move(cut.primitive, numbers, cut.parameters, cut.shape, cut.operation)
+        moves = (begin, *moves[1:])
     steps = x.stride()
     offset = x._offset
     for axis, start in zip(begun, starts, strict=True):

@@ -118,16 +118,16 @@ def backward_of(
 
 
 def backward_of_chain(
-    links: tuple[Operation, ...], operands: Sequence[Sequence[Any]]
+    links: tuple[Operation, ...], operands: Callable[[], Sequence[Sequence[Any]]]
 ) -> Backward | None:
-    """The gradient of `chain_of(links)`, of which `operands` are each link's, for its first
+    """The gradient of `chain_of(links)`, of which `operands` gives each link's, for its first
     operand. None if a link reads more than its other operands.
     """
     chain = chain_of(links)
     try:
         return chain.backwards[_FIRST]
     except KeyError:
-        made = chain.backwards[_FIRST] = _chained(chain, links, operands)
+        made = chain.backwards[_FIRST] = _chained(chain, links, operands())
         return made
 
 

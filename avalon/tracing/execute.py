@@ -50,6 +50,8 @@ class _Program:
         self.runnable = runnable
         self.inputs = inputs
         self.outputs = outputs
+        self._places = {position: place for place, position in enumerate(inputs)}
+        self._order = list(outputs)
         self.build = build
         self.tier: str = build[0]
         self.reason = reason
@@ -67,7 +69,9 @@ class _Program:
     ) -> list[Buffer]:
         if spare:
             spare = {self.outputs[position]: buffer for position, buffer in spare.items()}
-        made = self.runnable.run(*self._given(feeds, donated), spare)
+        made: list[Buffer] = self.runnable.run(*self._given(feeds, donated), spare)
+        if wanted == self._order:
+            return made
         return [made[self.outputs[position]] for position in wanted]
 
     def begin(
@@ -76,10 +80,15 @@ class _Program:
         made, land = self.runnable.begin(*self._given(feeds, donated))
         return [made[self.outputs[position]] for position in wanted], land
 
-    def _given(self, feeds: list[Any], donated: Collection[int]) -> tuple[list[Any], list[int]]:
+    def _given(
+        self, feeds: list[Any], donated: Collection[int]
+    ) -> tuple[list[Any], Collection[int]]:
         """What the program reads, and which of that is donated."""
         given = [feeds[position] for position in self.inputs]
-        return given, [place for place, position in enumerate(self.inputs) if position in donated]
+        if not donated:
+            return given, ()
+        places = self._places
+        return given, {places[position] for position in donated if position in places}
 
     def puts_out(self, wanted: Iterable[int]) -> bool:
         return all(position in self.outputs for position in wanted)
