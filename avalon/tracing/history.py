@@ -232,16 +232,13 @@ class GradientFunction:
 class Leaf(History):
     """The history of a tensor that gathers its own gradient."""
 
-    __slots__ = ("tensor",)
+    __slots__ = ("is_small", "tensor")
 
     def __init__(self, tensor: Any) -> None:
         super().__init__("accumulate", (), tensor)
         self.tensor = weakref.ref(tensor)
-
-    @property
-    def is_small(self) -> bool:
-        """Whether its cotangents may wait for one another, to be added at the end."""
-        return prod(self.shape) * self.dtype.itemsize <= _SMALL
+        # whether its cotangents may wait for one another, to be added at the end
+        self.is_small = prod(self.shape) * self.dtype.itemsize <= _SMALL
 
 
 def backward(
@@ -276,8 +273,13 @@ def backward(
         before = cotangents.get(serial)
         if before is None:
             heapq.heappush(waiting, (-serial, history))
-        if together and isinstance(history, Leaf) and history.is_small:
-            cotangents.setdefault(serial, []).append(cotangent)
+        if together and type(history) is Leaf and history.is_small:
+            if before is None:
+                cotangents[serial] = [cotangent]
+            else:
+                before.append(cotangent)
+        elif before is None:
+            cotangents[serial] = cotangent
         else:
             cotangents[serial] = add_to(before, cotangent)
 

@@ -277,22 +277,25 @@ class Recorder:
 
     def enter(self, value: Value) -> int:
         """The position of the input through which a value that is known takes part here."""
-        if value.failure is not None:
-            raise_again(value.failure)
-        scalar = value.number is not None
-        holder = value if scalar else value.buffer or self._coming(value)
-        found = self.entered.get(id(holder))
+        number = value.number
+        holder: Any = value.buffer if number is None else value
+        if holder is None:
+            if value.failure is not None:
+                raise_again(value.failure)
+            holder = self._coming(value)
+        place = id(holder)
+        found = self.entered.get(place)
         if found is None:
-            found = self.entered[id(holder)] = self.count
+            self.entered[place] = found = self.count
             self.count = found + 1
             entry = value.entry
             if entry is None:
-                entry = value.entry = input_of(value.shape, value.dtype, scalar)
+                entry = value.entry = input_of(value.shape, value.dtype, number is not None)
             recorded = self.recorded
             recorded.key.append(entry)
             recorded.lines.append(_NOWHERE)
-            self.feeds.append(value.number if scalar else holder)
-            self.fed_by.append(None if scalar else _reference(value))
+            self.feeds.append(holder if number is None else number)
+            self.fed_by.append(_reference(value) if number is None else None)
             self.holders.append(holder)
         return found
 
