@@ -29,7 +29,7 @@ def with_gradient(name: str, formula: Formula, backward: Backward, *operands: Te
     if all(edge is None for edge in edges):
         return wrap(value, None)
     kept = [value, *[operand.value() for operand in operands]]
-    made = History.of_backward(name, GradientFunction(backward), kept, edges, value, user_place())
+    made = History(name, edges, value, GradientFunction(backward), kept, user_place())
     return wrap(value, made)
 
 

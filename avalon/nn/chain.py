@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from avalon.dtype import DType
 from avalon.epoch import epoch
 from avalon.nn import activation, convolution, linear, normalization, padding, pooling, resize
-from avalon.nn.module import Module, registers
+from avalon.nn.module import Module, assignments, registers
 from avalon.nn.parameter import Parameter
 from avalon.tensor import Tensor
 from avalon.tensor.composite import Composite, is_tracing
@@ -55,7 +55,7 @@ class Plan:
 
     def __init__(self) -> None:
         self.parts: list[Any] = []
-        self._registers = -1
+        self._assignments = self._registers = -1
 
     def make(self, row: Module, kind: type[Module]) -> None:
         """Look at a row; `kind` is the class of rows whose members are called in their place."""
@@ -71,18 +71,23 @@ class Plan:
             waiting = []
             if member is not None:
                 self.parts.append(member)
-        self._registers = registers.count
+        self._assignments, self._registers = assignments.count, registers.count
         self._modules = [*inner, *[m for m in members if type(m) in _PURE]]
         self._epochs = [module.epoch for module in self._modules]
         self._kinds = [(kind, _PURE[kind]) for kind in {type(m) for m in members} if kind in _PURE]
 
     def holds(self) -> bool:
         """Whether it is still true."""
-        if registers.count != self._registers:
-            return False
-        if [module.epoch for module in self._modules] != self._epochs:
-            return False
-        return all(kind.forward is forward for kind, forward in self._kinds)
+        if assignments.count != self._assignments:  # to whatever module
+            if registers.count != self._registers:
+                return False
+            if [module.epoch for module in self._modules] != self._epochs:
+                return False
+            self._assignments = assignments.count
+        for kind, forward in self._kinds:  # noqa: SIM110, a generator takes as long as the rest
+            if kind.forward is not forward:
+                return False
+        return True
 
 
 class _Layer(NamedTuple):

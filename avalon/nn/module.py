@@ -33,6 +33,7 @@ from avalon.tracing.values import recorder
 _handle_numbers = itertools.count()
 
 registers = Epoch()  # counts the changes of all registers
+assignments = Epoch()  # counts the assignments to fields of all modules, registers among them
 
 
 class Register(CountedDict):
@@ -40,6 +41,7 @@ class Register(CountedDict):
 
     def _count(self) -> None:
         registers.count += 1
+        assignments.count += 1
         super()._count()
 
 
@@ -555,6 +557,7 @@ _REGISTERS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward
 def _note_assignment(module: Module) -> None:
     """Count an assignment, for replays that compare the module and for those that compare all."""
     object.__setattr__(module, "epoch", module.epoch + 1)
+    assignments.count += 1
     epoch.count += 1
 
 

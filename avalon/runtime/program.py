@@ -146,7 +146,10 @@ class Program:
             addresses = [buffer.address for buffer in held]  # type: ignore[union-attr]
             if [buffer.nbytes for buffer in held] != values.sizes:  # type: ignore[union-attr]
                 raise TypeError
-            outputs = self._lay_outputs(self.output_bytes, inputs, addresses, donated, spare)
+            if spare or (donated and self.donations):
+                outputs = self._lay_outputs(self.output_bytes, inputs, addresses, donated, spare)
+            else:
+                outputs = [Buffer(nbytes) for nbytes in self.output_bytes]
             values.pack(
                 frame.table,
                 0,

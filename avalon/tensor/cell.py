@@ -130,7 +130,7 @@ def continued(edge: History, start: Any, moves: Sequence[Move]) -> History:
             inputs = (edge, *[None] * len(others))
             after = Kind(moves[-1].shape, start.dtype)
             name = moves[-1].primitive.name
-            return History.of_backward(name, backward, kept, inputs, after, line)
+            return History(name, inputs, after, backward, kept, line)
     before = Kind(start.shape, start.dtype)
     for move in moves:
         after = Kind(move.shape, start.dtype)

@@ -201,7 +201,12 @@ class Trace:
         backward = self.backward
         if backward is not None and here.updated:
             here.flush()
-        values = [operand.value() for operand in operands]
+        values = [
+            cell.value
+            if (cell := operand._cell).memory is None and not operand._moves
+            else operand.value()
+            for operand in operands
+        ]
         if modes.body is not None:
             modes.body.meet(operands, values)
         line = user_place()
@@ -212,9 +217,7 @@ class Trace:
             kept = [
                 values[place] if place < count else made[place - count] for place in backward.keep
             ]
-            result._history = History.of_backward(
-                self.name, backward, kept, tuple(edges), made[0], line
-            )
+            result._history = History(self.name, tuple(edges), made[0], backward, kept, line)
         if self.strides[0] is not None:
             result._set_strides(self.strides[0])
         if not self.several:

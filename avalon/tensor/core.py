@@ -181,7 +181,12 @@ class Tensor(Installed):
         self, primitive: Primitive, operands: tuple[Any, ...], parameters: dict[str, Any]
     ) -> Tensor:
         """Record a call of `primitive` on tensors: how primitives act on them."""
-        values = tuple([operand.value() for operand in operands])
+        values = tuple([
+            cell.value
+            if (cell := operand._cell).memory is None and not operand._moves
+            else operand.value()
+            for operand in operands
+        ])
         if modes.body is not None:
             modes.body.meet(operands, values)
         edges: tuple[History | None, ...] | None = None

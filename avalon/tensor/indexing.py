@@ -335,10 +335,11 @@ def _at_once(x: Tensor, index: Any) -> Tensor | None:
     """The view that plain integers, slices without a step and None cut, by what an index of this
     form gave before. None if there is something else in it.
     """
-    form: list[Any] = [x.shape, x._strides, x.dtype]
+    shape = x.shape
+    form: list[Any] = [shape, x._strides, x.dtype]
     starts: list[int] = []  # of those axes that are cut
     begun: list[int] = []  # those axes
-    axis, rank = 0, len(x.shape)
+    axis, rank = 0, len(shape)
     for item in index if type(index) is tuple else (index,):
         kind = type(item)
         if item is None:
@@ -348,10 +349,11 @@ def _at_once(x: Tensor, index: Any) -> Tensor | None:
             return None
         if kind is int:
             form.append("integer")
-            starts.append(views.index_in("index", item, x.shape, axis))
+            within = 0 <= item < shape[axis]
+            starts.append(item if within else views.index_in("index", item, shape, axis))
             begun.append(axis)
         elif kind is slice and item.step is None:
-            extent = x.shape[axis]
+            extent = shape[axis]
             start, stop, _ = item.indices(extent)
             size = max(stop - start, 0)
             whole = size == extent or (item.start is None and not start)
@@ -371,15 +373,15 @@ def _at_once(x: Tensor, index: Any) -> Tensor | None:
         _looks[key] = made._moves[len(x._moves) :], made.stride()
         return made
     moves, strides = look
+    offset = x._offset
     if starts:
         cut = moves[0]
         numbers = tuple([scalar_value(start) for start in starts])
         begin = Move(cut.primitive, numbers, cut.parameters, cut.shape, cut.operation)
         moves = (begin, *moves[1:])
-    steps = x.stride()
-    offset = x._offset
-    for axis, start in zip(begun, starts, strict=True):
-        offset += steps[axis] * start
+        steps = x.stride()
+        for axis, start in zip(begun, starts, strict=True):
+            offset += steps[axis] * start
     return x._view(moves, strides, offset)
 
 

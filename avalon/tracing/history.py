@@ -41,6 +41,7 @@ class History:
         hooks: functions called with the value's cotangent, in order; a result replaces it.
         keepers: tensors that asked to keep this cotangent as their `.grad`.
         ends: cotangents get lost here, as they do in PyTorch at a view that was made in `no_grad`.
+        line: where it was recorded.
         once: walked once, it cannot be walked again (PyTorch's rule for writes to views).
     """
 
@@ -49,7 +50,15 @@ class History:
         "name", "once", "serial", "shape",
     )  # fmt: skip
 
-    def __init__(self, name: str, inputs: tuple[History | None, ...], like: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        inputs: tuple[History | None, ...],
+        like: Any,
+        backward: Any = None,
+        kept: Sequence[Value | None] = (),
+        line: Line = None,
+    ) -> None:
         self.name = name
         self.inputs = inputs
         self.shape: Shape = like.shape
@@ -59,9 +68,9 @@ class History:
         self.keepers: list[weakref.ref[Any]] | None = None
         self.once = False
         self.ends = False
-        self.line: Line = None
-        self._backward: Any = None
-        self._kept: Any = ()
+        self.line = line
+        self._backward = backward
+        self._kept: Any = kept
 
     @staticmethod
     def of_call(
@@ -82,13 +91,11 @@ class History:
         backward = backward_of(operation, operands, needed)
         if backward is None:
             return None
-        made = History(operation.name, inputs, result)
-        made.line = line
-        made._backward = backward
+        kept: Sequence[Value | None] = ()
         if backward.keep:
             count = len(inputs)
-            made._kept = [values[place] if place < count else value for place in backward.keep]
-        return made
+            kept = [values[place] if place < count else value for place in backward.keep]
+        return History(operation.name, inputs, result, backward, kept, line)
 
     @staticmethod
     def _lost(operation: Operation, result: Any) -> History | None:
@@ -102,22 +109,6 @@ class History:
         return lost
 
     @staticmethod
-    def of_backward(
-        name: str,
-        backward: Any,
-        kept: Sequence[Value],
-        inputs: tuple[History | None, ...],
-        result: Any,
-        line: Line,
-    ) -> History:
-        """The history of a composite: its gradient, and the values that this one reads."""
-        made = History(name, inputs, result)
-        made.line = line
-        made._backward = backward
-        made._kept = kept
-        return made
-
-    @staticmethod
     def of_function(
         name: str,
         inputs: tuple[History | None, ...],
@@ -125,15 +116,12 @@ class History:
         function: Callable[[Any], Sequence[Any]],
     ) -> History:
         """A history whose gradient is a Python function of tensors: cotangent -> cotangents."""
-        made = History(name, inputs, result)
-        made._backward = function
-        return made
+        return History(name, inputs, result, function)
 
     def like(self, inputs: tuple[History | None, ...], kept: Sequence[Value]) -> History:
         """The same history of other operands."""
-        made = History(self.name, inputs, self)
-        made.line, made.once, made.ends = self.line, self.once, self.ends
-        made._backward, made._kept = self._backward, kept
+        made = History(self.name, inputs, self, self._backward, kept, self.line)
+        made.once, made.ends = self.once, self.ends
         return made
 
     def __repr__(self) -> str:

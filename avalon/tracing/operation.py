@@ -161,12 +161,16 @@ def call_of(primitive: Primitive, operands: Sequence[Any], parameters: dict[str,
     Raises:
         ShapeError, DTypeError: the operands do not fit, by the primitive's rule.
     """
-    key: Any = (
-        primitive,
-        *[operand.shape for operand in operands],
-        *[operand.dtype for operand in operands],
-        *parameters.items(),
-    )
+    key: Any
+    if len(operands) == 1:
+        key = (primitive, operands[0].shape, operands[0].dtype, *parameters.items())
+    else:
+        key = (
+            primitive,
+            *[operand.shape for operand in operands],
+            *[operand.dtype for operand in operands],
+            *parameters.items(),
+        )
     try:
         found = _known.get(key)
     except TypeError:  # a parameter that has no hash
