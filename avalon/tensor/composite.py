@@ -24,6 +24,7 @@ from avalon.tensor.gradient_sketch import GradientSketch
 from avalon.tensor.sized_trace import Form
 from avalon.tracing.backward import Backward
 from avalon.tracing.history import History
+from avalon.tracing.joining import Joining
 from avalon.tracing.modes import modes, set_grad_enabled
 from avalon.tracing.operation import Operation
 from avalon.tracing.recorded import user_place
@@ -218,6 +219,8 @@ class Trace:
                 values[place] if place < count else made[place - count] for place in backward.keep
             ]
             result._history = History(self.name, tuple(edges), made[0], backward, kept, line)
+            if backward.may_keep_less:
+                Joining.note(here, result._history, [*values, *self.numbers])
         if self.strides[0] is not None:
             result._set_strides(self.strides[0])
         if not self.several:

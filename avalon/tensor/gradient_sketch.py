@@ -63,9 +63,7 @@ class GradientSketch(Sketch):
         self.operands = [self.number_of(operand) for operand in operands]
         self.seed = None if seed is None else self.at[seed.position]
 
-    def operations(
-        self, values: Sequence[Value]
-    ) -> tuple[Operation, list[Value], Backward | None]:
+    def operations(self, values: Sequence[Value]) -> tuple[Operation, list[Value], Backward | None]:
         """Forward, which puts out `values` first, of which the first one has the gradient; the
         numbers that it reads besides the operands; the gradient, if there is one.
 
@@ -85,10 +83,13 @@ class GradientSketch(Sketch):
         places = {number: count + place for place, number in enumerate(outputs)}
         places.update({number: place for place, number in enumerate(self.operands)})
         unfold = self._unfolding(kept, templates, results[0])
-        return forward, numbers, self._backward(kept, [places[number] for number in kept], unfold)
+        held = [places[number] for number in kept]
+        return forward, numbers, self._backward(kept, held, unfold, forward)
 
-    def _backward(self, kept: Sequence[int], places: Sequence[int], unfold: Any) -> Backward:
-        """The gradient; it reads the numbers `kept`, which lie at `places` of the call."""
+    def _backward(
+        self, kept: Sequence[int], places: Sequence[int], unfold: Any, forward: Operation
+    ) -> Backward:
+        """The gradient of `forward`; it reads the numbers `kept`, at `places` of a call."""
         assert self.seed is not None
         wanted = [
             None
@@ -112,6 +113,7 @@ class GradientSketch(Sketch):
             bool(kept),
             numbers,
             unfold,
+            forward,
         )
         if isinstance(self.note, Notes):
             made.note = self.noted(name, operation, slots)

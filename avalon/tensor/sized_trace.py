@@ -158,16 +158,12 @@ class SizedTrace:
         forward = self._forward.at(numbers[: self._end], symbols)
         back = own.backward
         if back is not None:
-            operation = (
-                None if self._back is None else self._back.at(numbers[self._end :], symbols)
-            )
+            operation = None if self._back is None else self._back.at(numbers[self._end :], symbols)
             back = Backward(
                 own.name, back.keep, operation, back.results, back.releases, back.numbers,
-                _later(shapes, tracer),
+                _later(shapes, tracer), forward,
             )  # fmt: skip
-        return type(own)(
-            own.name, own.note, forward, own.numbers, back, own.strides, own.several
-        )
+        return type(own)(own.name, own.note, forward, own.numbers, back, own.strides, own.several)
 
 
 class _Pattern:
@@ -204,9 +200,7 @@ class _Pattern:
 
         described = self.pattern, numbers[: self.count], self.constants
         results = self._results(numbers)
-        return LateOperation.of(
-            self.operation, symbols, described, results, numbers[-1], spell
-        )
+        return LateOperation.of(self.operation, symbols, described, results, numbers[-1], spell)
 
 
 def _sizes_in(value: Any) -> Iterator[Size]:

@@ -19,6 +19,7 @@ from avalon.tracing.recorded import Line
 from avalon.tracing.values import Value, recorder
 
 _broadcast = lookup("broadcast")
+_LARGE = 256  # elements of a mask that is worth a look
 
 # (history, kept values, wrap) -> the kept values as tensors with histories
 Unfold = Callable[[Any, Sequence[Value], Callable[..., Any]], list[Any]]
@@ -33,12 +34,13 @@ class Backward:
         operation: steps on the cotangent, what is kept, and `numbers`; None if there are none.
         results: for each operand the slot of its cotangent, or None.
         unfold: what is kept as tensors that can be differentiated, where that is not plain.
+        forward: the operation whose gradient this is, if it is known.
         repeats: its cotangent's elements are only repeated (the gradient of a sum).
     """
 
     __slots__ = (
-        "_taken", "keep", "note", "numbers", "operation", "releases", "repeats", "results",
-        "unfold",
+        "_may_keep_less", "_taken", "forward", "keep", "note", "numbers", "operation", "releases",
+        "repeats", "results", "unfold",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +52,7 @@ class Backward:
         releases: bool,
         numbers: Sequence[Value] = (),
         unfold: Unfold | None = None,
+        forward: Operation | None = None,
     ) -> None:
         self.note = f"gradient of {name}"
         self.keep = tuple(keep)
@@ -58,7 +61,9 @@ class Backward:
         self.releases = releases
         self.numbers = tuple(numbers)
         self.unfold = unfold
+        self.forward = forward
         self.repeats = operation is not None and _only_repeats(operation)
+        self._may_keep_less: bool | None = None
         inputs = 1 + len(self.keep) + len(self.numbers)
         self._taken = [
             slot
@@ -66,6 +71,18 @@ class Backward:
             else inputs + operation.outputs.index(slot)
             for slot in results
         ]
+
+    @property
+    def may_keep_less(self) -> bool:
+        """Whether masks or positions of some size are kept, of which less may do (`joining`)."""
+        if self._may_keep_less is None:  # not asked of sizes that are formulas
+            count = len(self.results)
+            made = () if self.forward is None else self.forward.results
+            kinds = [made[place - count] for place in self.keep if made and place >= count]
+            self._may_keep_less = any(
+                not dtype.is_floating_point and prod(shape) >= _LARGE for shape, dtype in kinds
+            )
+        return self._may_keep_less
 
     def record(self, cotangent: Value, kept: Sequence[Value], line: Line) -> list[Value | None]:
         """The cotangents of the operands, recorded on values."""

@@ -141,7 +141,7 @@ class History:
                 "the values that it saved were freed by the first time. Specify retain_graph=True "
                 "if you need to backward through the graph a second time."
             )
-        if type(backward) is Backward:
+        if isinstance(backward, Backward):
             if differentiable:
                 return backward.differentiate(self, cotangent, self._kept, wrap)
             return backward.record(cotangent, self._kept, self.line)
@@ -291,10 +291,11 @@ def backward(
         if isinstance(history, Leaf):
             gathered.append((history, cotangent))
             continue
+        inputs = history.inputs  # held, so that nothing is joined while it is walked
         made = history.back(cotangent, wrap, differentiable)
         if not retain:
             history.release()
-        for source, one in zip(history.inputs, made, strict=True):
+        for source, one in zip(inputs, made, strict=True):
             if (
                 source is not None
                 and one is not None

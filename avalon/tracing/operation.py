@@ -98,7 +98,7 @@ class Operation:
                 known.append(like.constant(value, shape, dtype))
             else:
                 arguments = tuple([known[place] for place in places])
-                known.append(arguments[0].apply(primitive, arguments, parameters))
+                known.append(like.apply(primitive, arguments, parameters))
         return known
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from types import CodeType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,6 +183,14 @@ def raise_again(failure: BaseException) -> None:
     raise again from failure.__cause__
 
 
+class Preparing(Protocol):
+    """Who is told that what is pending is about to run."""
+
+    def prepare(self, here: Recorder) -> None:
+        """The last chance to record something for it."""
+        ...
+
+
 class Recorder:
     """The calls of one thread that wait to run."""
 
@@ -213,6 +221,7 @@ class Recorder:
         self.places: dict[int, int] = {}  # where the count stood when each place recorded last
         # for what repeats the elements of something smaller: the steps to that, and their operand
         self.repeats: dict[int, tuple[Sequence[Step], Value]] = {}
+        self.preparing: list[Preparing] = []  # told before what is pending runs
 
     def put(
         self, operation: Operation, operands: Sequence[Value], line: Line, note: str = ""
@@ -316,13 +325,16 @@ class Recorder:
         self.recorded.lines.append(_NOWHERE)
         return value
 
+    def at(self, position: int, shape: Shape, dtype: DType) -> Value:
+        """What stands at a position, as an operand that nobody need hold."""
+        return Value(shape, dtype, None, self, position)
+
     def note_repeats(self, value: Value, steps: Sequence[Step], operand: Value) -> None:
         """Note that a value, just recorded, repeats what `steps` make of `operand`."""
         if value.recorder is self:
-            place = Value(operand.shape, operand.dtype)  # not the operand itself, which may die
-            place.recorder = self
             own = operand.recorder is self
-            place.position = operand.position if own else self.enter(operand)
+            position = operand.position if own else self.enter(operand)
+            place = self.at(position, operand.shape, operand.dtype)  # for the operand may die
             self.repeats[value.position] = steps, place
 
     def repeated(self, value: Value) -> Value | None:
@@ -359,6 +371,10 @@ class Recorder:
         with self.lock:
             self.land()
             if self.values and modes.replay is None:
+                preparing, self.preparing = self.preparing, []
+                for one in preparing:
+                    if self.values:  # what it recorded may have passed a bound
+                        one.prepare(self)
                 compute(self.take())
 
     def depart(self) -> None:
