@@ -2,10 +2,10 @@
 
 Comes in: a function or compiled step, and arguments. Goes out: a `Report`. Compared are the
 primitives' meanings in NumPy, the plain tier (one kernel a call), the cold and the hot tier on one
-thread and on all, and, for functions with one number as their value, gradients with finite
-differences. Guaranteed: models, gradients, optimizers and random generators stay as they were; of a
-difference the first call is named at which it shows, and the rewrites or fusions without which it
-is gone.
+thread and on all, algorithms that shapes choose with the usual ones, and, for functions with one
+number as their value, gradients with finite differences. Guaranteed: models, gradients, optimizers
+and random generators stay as they were; of a difference the first call is named at which it shows,
+and the rewrites, fusions or algorithms without which it is gone.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from avalon import struct
 from avalon.diagnosis.bisect import find_culprits
-from avalon.diagnosis.comparison import Difference, bits_differ, values_differ
+from avalon.diagnosis.comparison import Difference, bits_differ, sums_differ, values_differ
 from avalon.diagnosis.finite_differences import wrong_slopes
 from avalon.diagnosis.recorded_step import Array, RecordedStep, record
+from avalon.dtype import several
+from avalon.graph.interpret import evaluate
 from avalon.graph.node import Call, Constant, Input, Node
 from avalon.replay.step import CompiledStep
 from avalon.settings import settings
@@ -105,9 +107,12 @@ def check(function: Callable[..., Any], *arguments: Any, **named: Any) -> Report
     """
     recorded = record("check", function, arguments, named)
     compared = ["reference", "plain", "cold", "hot", "1 thread"]
-    calls = [node for node in recorded.graph.nodes if isinstance(node, Call)]
+    calls = [node for node in recorded.graph.nodes if _has_value(node)]
     plain: dict[Node, Array] = dict(zip(calls, recorded.run(calls, "plain"), strict=True))
     findings = [*_against_reference(recorded, plain), *_against_plain(recorded, plain)]
+    for algorithm, unlike in _against_algorithms(function, arguments, named, recorded, plain):
+        compared.append(f"without {algorithm}")
+        findings.extend(unlike)
     slopes = _against_differences(function, arguments, named, recorded, plain)
     if slopes is not None:
         compared.append("finite differences")
@@ -128,7 +133,11 @@ def _against_reference(recorded: RecordedStep, plain: dict[Node, Array]) -> Iter
             one = np.asarray(node.value).astype(node.dtype.reference)
             values[node] = np.broadcast_to(one, node.shape)
         elif isinstance(node, Call):
-            difference = values_differ(node, [values[x] for x in node.operands], plain[node])
+            operands = [values[x] for x in node.operands]
+            if not _has_value(node):
+                values[node] = evaluate(node.primitive, operands, node.parameters, node.dtype)
+                continue
+            difference = values_differ(node, operands, plain[node])
             if difference is not None:
                 yield Finding("reference", "plain", _called(node), _line(node), difference)
                 return
@@ -183,7 +192,7 @@ def _first_wrong(
     bad: Call, outputs: Sequence[Call], wrong: Callable[..., dict[Call, Any]]
 ) -> tuple[Call, Difference] | None:
     """The first of the calls before `bad` that is wrong when it is put out besides the outputs."""
-    chain = [node for node in _before(bad) if isinstance(node, Call)]
+    chain = [node for node in _before(bad) if _has_value(node)]
     right, far = -1, len(chain) - 1
     found = None
     while far - right > 1:
@@ -195,6 +204,11 @@ def _first_wrong(
         else:
             right = middle
     return found
+
+
+def _has_value(node: Node) -> TypeGuard[Call]:
+    """Whether a node is a call, and not a loop, whose results are calls of their own."""
+    return isinstance(node, Call) and node.dtype is not several
 
 
 def _before(node: Node) -> list[Node]:
@@ -213,6 +227,32 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         settings.threads = threads
+
+
+# --- algorithms ---------------------------------------------------------------------------------
+
+
+def _against_algorithms(
+    function: Callable[..., Any], arguments: Sequence[Any], named: dict[str, Any],
+    recorded: RecordedStep, plain: dict[Node, Array],
+) -> Iterator[tuple[str, list[Finding]]]:  # fmt: skip
+    """Each algorithm that the step takes for its shapes, and the first result that is another one
+    without it.
+    """
+    for name in [switch.name for switch in switches() if switch.kind == "algorithm" and switch.on]:
+        with without(name):
+            other = record("check", function, arguments, named)
+        if other.graph.signature() == recorded.graph.signature():
+            continue
+        found = dict(zip(other.outputs, other.run(other.graph.outputs, "plain"), strict=True))
+        pairs = zip(recorded.outputs, recorded.graph.outputs, strict=True)
+        parts = [
+            Finding(f"plain without {name!r}", "plain", path, _line(node), difference, (name,))
+            for path, node in pairs
+            if isinstance(node, Call) and path in found
+            and (difference := sums_differ(found[path], plain[node], node.dtype))
+        ]  # fmt: skip
+        yield name, parts[:1]
 
 
 # --- gradients ----------------------------------------------------------------------------------

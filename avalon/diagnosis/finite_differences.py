@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from avalon import ops
-from avalon.dtype import DType
+from avalon.dtype import DType, float64, several
+from avalon.graph.body import Body, bodies_of
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Input, Node
 
 Array = np.ndarray[Any, Any]
 
+_BODIES = 100  # of loops, that are kept widened
 _STEP = 1e-6  # relative to the size of what is moved
 # What the slope along a direction may be off, relative to the sum of the slope's terms.
 _ALLOWED = {"float64": 1e-5, "float32": 2e-3, "float16": 0.1, "bfloat16": 0.3}
@@ -122,9 +125,43 @@ def _evaluate(node: Call, operands: list[Array]) -> Array:
     if node.primitive is ops.bitcast:
         kinds = [x.dtype.reference for x in node.operands]
         operands = [x.astype(kind) for x, kind in zip(operands, kinds, strict=True)]
+    parameters = node.parameters | {name: _wide_body(body) for name, body in bodies_of(node)}
     with np.errstate(all="ignore"):
-        made = np.asarray(node.primitive.reference(*operands, **node.parameters))
-    return _widened(made, node.dtype)
+        made = node.primitive.reference(*operands, **parameters)
+    # The values of a loop come as a tuple, computed by bodies that are wide themselves.
+    return made if node.dtype is several else _widened(np.asarray(made), node.dtype)
+
+
+@lru_cache(_BODIES)
+def _wide_body(body: Body) -> Body:
+    """A body with float64 in the place of every floating type."""
+    graph = Graph(body.graph.name)
+    made: dict[Node, Node] = {}
+    for node in body.graph.nodes:
+        if isinstance(node, Input):
+            made[node] = graph.input(node.shape, _wide(node.dtype), node.name)
+        elif isinstance(node, Constant):
+            made[node] = graph.constant(node.value, node.shape, _wide(node.dtype))
+        elif isinstance(node, Call):
+            made[node] = _wide_call(graph, node, [made[operand] for operand in node.operands])
+    graph.inputs = [made[node] for node in body.graph.inputs]  # type: ignore[misc]
+    graph.outputs = [made[node] for node in body.graph.outputs]
+    return Body(graph)
+
+
+def _wide_call(graph: Graph, node: Call, operands: list[Node]) -> Node:
+    parameters = node.parameters | {name: _wide_body(body) for name, body in bodies_of(node)}
+    if node.primitive is ops.bitcast:  # the bits of the type that was recorded
+        narrow = ops.cast(operands[0], dtype=node.operands[0].dtype)
+        made: Node = graph.call(ops.bitcast, [narrow], parameters)
+        return ops.cast(made, dtype=_wide(made.dtype))
+    if "dtype" in parameters:
+        parameters["dtype"] = _wide(parameters["dtype"])
+    return graph.call(node.primitive, operands, parameters)
+
+
+def _wide(dtype: DType) -> DType:
+    return float64 if dtype.is_floating_point else dtype
 
 
 def _widened(array: Array, dtype: DType) -> Array:

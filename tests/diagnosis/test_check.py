@@ -13,6 +13,7 @@ import avalon.nn.functional as F
 from avalon import compiler, dtype as dtypes, nn, ops, rewrite
 from avalon.codegen import assemble
 from avalon.errors import TraceError
+from avalon.functions import attention_blocks
 from avalon.graph.graph import Graph
 from avalon.graph.node import Call, Constant, Input
 from avalon.graph.primitive import Elementwise, Movement, Reduction
@@ -469,8 +470,70 @@ FAULTS = {
 }
 
 
+def test_a_fault_in_attention_in_blocks_is_found_and_named(monkeypatch):
+    monkeypatch.setattr(attention_blocks, "_LEAST_SCORES", 1)
+    sound = attention_blocks._forward
+
+    def wrong(*given):
+        y, *others = sound(*given)
+        return [y + y, *others]
+
+    def step(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    q, k, v = (av.rand(2, 9, 4) for _ in range(3))
+    assert "without attention in blocks" in av.check(step, q, k, v).compared
+    monkeypatch.setattr(attention_blocks, "_forward", wrong)
+    (finding,) = av.check(step, q, k, v).findings
+    assert (finding.judge, finding.judged) == ("plain without 'attention in blocks'", "plain")
+    assert finding.culprits == ("attention in blocks",)
+    with av.without("attention in blocks"):
+        assert av.check(step, q, k, v)
+
+
+def recurrent(x):
+    av.manual_seed(0)
+    return nn.LSTM(4, 3)(x)[0]
+
+
+def carried(x):
+    return av.scan(lambda s, row: (av.tanh(s + row), s * 2), av.zeros(4), x)
+
+
+def branching(x):
+    return av.cond(x.sum() > 0, lambda x: x * 2, lambda x: x.exp(), x)
+
+
+def halving(x):
+    return av.while_loop(lambda s: (s * s).sum() > 1e-2, lambda s: s * 0.5, x)
+
+
+@pytest.mark.parametrize("step", [recurrent, carried, branching, halving])
+def test_loops_are_compared(step):
+    assert av.check(step, av.rand(5, 4))
+
+
+def test_a_fault_inside_a_loop_is_found_and_named(monkeypatch):
+    fault_in_pulling((Elementwise,))(monkeypatch)
+    (finding, *_) = av.check(carried, av.rand(5, 4)).findings
+    assert finding.what.startswith("result")
+    assert "fuse elementwise" in finding.culprits
+
+
+def test_gradients_of_loops_are_compared():
+    def step(x):
+        return recurrent(x).square().sum()
+
+    x = av.rand(5, 4)
+    report = av.check(step, x)
+    assert report, report
+    assert "finite differences" in report.compared
+
+
 def test_there_is_a_fault_for_every_switch():
-    assert {s.name for s in av.switches() if s.kind != "rule"} - set(FAULTS) <= {"my fusion"}
+    bits = {s.name for s in av.switches() if s.kind not in ("rule", "algorithm")}
+    assert bits - set(FAULTS) <= {"my fusion"}
+    assert {s.name for s in av.switches() if s.kind == "algorithm"} == {"attention in blocks"}
     assert {s.name for s in av.switches() if s.kind == "rule"} >= {r.name for r in rewrite.RULES}
 
 

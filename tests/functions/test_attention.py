@@ -108,6 +108,14 @@ def step(q, k, v, mask, causal):
     return av.grad(loss, q, k, v)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_every_tier_gives_the_same(small, masked):
+    q, k, v, _ = map(av.tensor, arrays("odd", np.float32))
+    mask = av.rand(2, 1, 37, 53) > 0.3 if masked else None
+    report = av.check(lambda q, k, v: step(q, k, v, mask, not masked), q, k, v)
+    assert report, report
+
+
 def test_recorded_and_compiled_steps_give_the_same(small):
     q, k, v, _ = map(av.tensor, arrays("odd", np.float32))
 
@@ -163,6 +171,25 @@ def test_blocks_cover_all_rows():
 
 
 # --- planted faults -----------------------------------------------------------------------------
+
+
+def test_a_fault_in_the_gradient_is_found(small, monkeypatch):
+    q, k, v, _ = map(av.tensor, arrays("one head", np.float32))
+    sound = attention_blocks._backward
+
+    def wrong(*given):
+        by_query, *others = sound(*given)
+        return [by_query * 2, *others]
+
+    monkeypatch.setattr(attention_blocks, "_backward", wrong)
+
+    def loss(q, k, v):
+        return (F.scaled_dot_product_attention(q, k, v) ** 2).sum()
+
+    report = av.check(loss, q, k, v)
+    assert not report
+    assert {finding.what for finding in report.findings} == {"q"}
+    assert "finite differences" in str(report)
 
 
 def test_a_fault_in_the_values_shows_without_the_algorithm(small, monkeypatch):
