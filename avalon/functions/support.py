@@ -82,12 +82,12 @@ def known_values(x: Tensor) -> NDArray[Any] | None:
     """
     if modes.replay is not None:
         return None
-    foreign = x._cell.memory is not None
-    value = x.value() if foreign else x._cell.value
+    here = x._cell.memory is not None or x._lies_in_one_piece()
+    value = x.value() if here else x._cell.value
     if not value.known:
         return None
     array = value.host()
-    for move in () if foreign else x._moves:
+    for move in () if here else x._moves:
         if not all(operand.known for operand in move.operands):
             return None
         places = [operand.host() for operand in move.operands]

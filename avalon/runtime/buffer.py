@@ -218,7 +218,7 @@ class Buffer:
     address: int
     nbytes: int
     _home: _SizeClass | None
-    _mark: list[Any]  # empty; whoever else holds it is the base of a view into the memory
+    _mark: list[Any]  # empty; whoever else holds it looks into the memory
     _owner: object  # who keeps foreign memory alive
 
     def __init__(self, nbytes: int) -> None:
@@ -264,6 +264,12 @@ class Buffer:
         self._mark = []
         self._owner = owner
         return self
+
+    def part(self, start: int, nbytes: int) -> Buffer:
+        """Return a buffer over `nbytes` of this memory from byte `start` on, to be read only. This
+        buffer is pinned while the part lives.
+        """
+        return Buffer.foreign(self.address + start, nbytes, (self, self._mark))
 
     @classmethod
     def from_numpy(cls, array: NDArray[Any]) -> Buffer:

@@ -8,6 +8,7 @@ snapshots, until nobody does; movements one after the other are one entry, and o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
@@ -98,6 +99,13 @@ class Move(NamedTuple):
         operation = call_of(primitive, (x, *operands), parameters)
         ((shape, _),) = operation.results
         return Move(primitive, operands, parameters, shape, operation)
+
+
+def piece(value: Value, shape: Shape, offset: int) -> Value:
+    """What lies in one piece in a known value's memory, from element `offset` on: no copy."""
+    buffer, size = value.buffer, value.dtype.itemsize
+    assert buffer is not None
+    return Value(shape, value.dtype, buffer.part(offset * size, prod(shape) * size))
 
 
 def moved(value: Value, moves: Sequence[Move]) -> Value:

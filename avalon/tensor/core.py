@@ -24,7 +24,7 @@ from avalon.epoch import epoch
 from avalon.errors import AutogradError, DTypeError, ShapeError, TraceError
 from avalon.graph.primitive import Elementwise, Primitive
 from avalon.shape import Shape
-from avalon.tensor.cell import Cell, Move, continued, moved
+from avalon.tensor.cell import Cell, Move, continued, moved, piece
 from avalon.tensor.layout import elementwise_strides, plain_strides
 from avalon.tracing.history import History, Hook, Leaf, next_hook_number
 from avalon.tracing.modes import modes
@@ -163,9 +163,26 @@ class Tensor(Installed):
         if modes.body is not None and value.recorder is not recorder():
             with modes.body.outside():
                 return self.value()
-        value = moved(value, self._moves)
+        if self._lies_in_one_piece():
+            value = piece(value, self.shape, self._offset)
+        else:
+            value = moved(value, self._moves)
         self._memo, self._memo_version = value, cell.version
         return value
+
+    def _lies_in_one_piece(self) -> bool:
+        """Whether this window shows a stretch of memory that is known and was never written, such
+        as the rows of a batch. What is written again and again would have to be copied each time
+        that somebody still looks into it.
+        """
+        cell = self._cell
+        return (
+            self._strides is None
+            and not cell.version
+            and cell.strides is None
+            and cell.value.buffer is not None
+            and modes.replay is None
+        )
 
     def _snapshot(self) -> Value:
         """What memory that others can write held when the recording for replay began."""
