@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import replace
 from math import prod
 
 from avalon.codegen import loops
@@ -153,12 +154,7 @@ class Assembler:
         nodes = (step.call, *(step.epilogue.step.nodes if step.epilogue else ()))
         note, source, origins = note_of(nodes), source_of(nodes), self.origins(nodes)
         for launch in launches:
-            self.plan.launches.append(
-                Launch(
-                    launch.kernel, launch.arguments, launch.work, launch.flops, launch.bytes,
-                    note, source, origins,
-                )
-            )  # fmt: skip
+            self.plan.launches.append(replace(launch, note=note, source=source, origins=origins))
 
     def origins(self, nodes: Iterable[Node]) -> str:
         """Where what a launch computes was recorded: the nodes, and what is computed inside it."""

@@ -193,7 +193,9 @@ def _cold(
             Argument("buffer", x), Argument("buffer", w), Argument("buffer", y, written=True),
             *map(_integer, problem.numbers(spatial)),
         )  # fmt: skip
-        launches.append(Launch(kernel.symbol, arguments, work, problem.flops))
+        launches.append(
+            Launch(kernel.symbol, arguments, work, problem.flops, window=len(problems) > 1)
+        )
         if several:
             kernel = _spans_kernel(target, dtype)
             kernels[kernel.symbol] = kernel
@@ -298,7 +300,10 @@ def _hot(
             kernel, work = _hot_kernel(target, dtype, problem, rank, False, fused)
             kernels[kernel.symbol] = kernel
             arguments = (*operands, *own, *map(_integer, problem.formulas))
-            launches.append(Launch(kernel.symbol, arguments, work, problem.flops))
+            # Phases write elements of their own, side by side.
+            launches.append(
+                Launch(kernel.symbol, arguments, work, problem.flops, window=len(problems) > 1)
+            )
             continue
         partial = Argument("buffer", temporary + len(temporaries), written=True)
         temporaries.append(spans * size * summed_in(dtype).itemsize)

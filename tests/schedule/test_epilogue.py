@@ -107,6 +107,22 @@ def test_epilogues(build: Build, shapes: Any, launches: int, dtype: str) -> None
     assert len(notes) == launches, notes
 
 
+def test_the_parts_of_a_result_with_holes_are_written_side_by_side() -> None:
+    """No part waits for another."""
+    graph = Graph("test")
+    x, w = (graph.input(shape, dtypes.float32) for shape in ((1, 2, 3, 8, 8), (1, 5, 3, 4, 4)))
+    graph.outputs = [
+        ops.convolve(
+            x, w, stride=(1, 1), input_dilation=(2, 2), kernel_dilation=(1, 1), low=(2, 2),
+            high=(2, 2), flip=True,
+        )
+    ]  # fmt: skip
+    for tier in ("hot", "cold"):
+        program = compile_graph(graph, tier)
+        assert len(program.plan.launches) == 4
+        assert len(set(program.groups)) == 1
+
+
 def test_a_reduction_that_follows_is_a_kernel_of_its_own() -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape).astype("f") for shape in ((30, 64), (64, 50))]
