@@ -27,6 +27,7 @@ _COPY, _TURN, _GATHER = 2.0, 4.0, 18.0  # cycles to pack a vector
 _SEEN, _ROW = 5.0, 12.0  # cycles to copy a vector of x, and more for each row of it
 _STRIP, _STRIPS = 3.0, 8.0  # cycles to turn four positions of an image, and more for all images
 _AFAR = 2.0  # times as long it takes to pack weights between copies of x as it takes by itself
+_LISTED = 1.04  # times as long as otherwise takes a step that a list names
 _AGAIN = 0.3  # of the cost of packing a vector, to read it again
 _STORE = 6.0  # cycles to hand a vector to the epilogue
 _TILE = 20.0  # cycles to begin a tile and to keep its sums
@@ -148,7 +149,7 @@ class _Model:
         """
         sums = rows * vectors
         busy = max(sums / 2, (rows + 2 * vectors + 1) / 2, 4.0 if sums < 8 else 0.0)
-        return 1.25 * busy + 0.5
+        return 1.06 * busy + 0.4
 
     def balanced(self, cost: float, schedule: Schedule) -> float:
         """The cost of one group's sums as that of all, with what it takes to begin units, and what
@@ -325,25 +326,35 @@ class _Model:
 
     def windows(self) -> Iterator[tuple[float, Schedule]]:
         """Schedules of a convolution, with their costs."""
-        yield from self._positions_as_rows(False)
+        yield from self._positions_as_rows("")
         if can_skip(self.problem):
-            yield from self._positions_as_rows(True)
+            yield from self._positions_as_rows("images")
+            if useful(self.problem, 2) < 1:
+                yield from self._positions_as_rows("lines")
         if summed_in(self.dtype) is self.dtype or self.packing(False) < _GATHER:
             yield from self._positions_as_lanes()
 
-    def _positions_as_rows(self, skips: bool) -> Iterator[tuple[float, Schedule]]:
+    def _positions_as_rows(self, skips: str) -> Iterator[tuple[float, Schedule]]:
+        """Tiles of positions, or of images at one position, or of positions of one line, that leave
+        out taps outside x.
+        """
         most = ceil(self.channels / self.width)
-        summed = self.summed * (useful(self.problem) if skips else 1)
+        told = {"": 0, "images": 3, "lines": 2}[skips]
+        summed = self.summed * (useful(self.problem, told) if told else 1)
         best: tuple[float, int, Box] | None = None
-        for vectors in range(1, min(4, most) + 1):
+        # One vector a step takes less time than finding the step in a list.
+        for vectors in range(2 if skips == "lines" else 1, min(4, most) + 1):
             room = max((rows for rows, v in self.tiles(64) if v == vectors), default=0)
-            boxes = ((n, 1, 1, 1) for n in _cuts(self.images, room)) if skips else None
-            for tile in boxes or self._boxes(room):
+            for tile in self._tiles(skips, room):
                 rows = prod(tile)
                 tiles = prod(
                     ceil(n / t) for n, t in zip((self.images, *self.outputs), tile, strict=True)
                 )
-                step = self.skipping_step(rows, vectors) if skips else self.step(rows, vectors, 1)
+                step = self.step(rows, vectors, 1)
+                if skips == "images":
+                    step = self.skipping_step(rows, vectors)
+                elif skips:
+                    step *= _LISTED
                 cost = (
                     tiles
                     * ceil(self.channels / (vectors * self.width))
@@ -360,8 +371,9 @@ class _Model:
                 break
             for box in self._unit_boxes(tile, panels * panel):
                 schedule = Schedule(
-                    False, prod(tile), vectors, panels * panel, box=box, tile=tile, skips=skips
-                )
+                    False, prod(tile), vectors, panels * panel, box=box, tile=tile,
+                    skips=bool(skips),
+                )  # fmt: skip
                 yield self._rows_cost(cost, schedule, box)
 
     def _rows_cost(self, cost: float, schedule: Schedule, box: Box) -> tuple[float, Schedule]:
@@ -377,7 +389,7 @@ class _Model:
         # Packed lanes that stay are read again from the second cache by every unit.
         repeats = 1 + _AGAIN * prod(x_groups) if resident else prod(x_groups)
         positions = self.images * prod(self.outputs)
-        turning = self._turning if schedule.skips else self._copying
+        turning = self._turning if schedule.skips and schedule.tile[0] > 1 else self._copying
         cost += turning(box, x_groups) * w_groups
         cost += self._storing(box, prod(box) * schedule.w_unit)
         cost += self.channels * positions / self.width * _TURN
@@ -491,6 +503,14 @@ class _Model:
         for image, middle in product(range(2, 5), range(1, 3)):
             if image <= n and image * middle * c <= room and middle <= b:
                 yield (image, 1, middle, c)
+
+    def _tiles(self, skips: str, room: int) -> Iterator[Box]:
+        """Boxes of a tile's positions."""
+        if skips == "images":
+            return ((n, 1, 1, 1) for n in _cuts(self.images, room) if n > 1)
+        if skips == "lines":
+            return ((1, 1, 1, n) for n in _cuts(self.outputs[2], room))
+        return self._boxes(room)
 
     def _unit_boxes(self, tile: Box, w_unit: int) -> Iterator[Box]:
         """Boxes of a unit: as large as its sums may be, and smaller."""

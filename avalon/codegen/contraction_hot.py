@@ -32,7 +32,7 @@ from avalon.codegen.contraction_pack import (
 )
 from avalon.codegen.contraction_problem import Problem, known
 from avalon.codegen.contraction_sides import DirectSide, Operand, PackedSide
-from avalon.codegen.contraction_skip import SkippingRows
+from avalon.codegen.contraction_skip import SkippingImages, SkippingLines, SkippingRows
 from avalon.codegen.contraction_store import Epilogue, Results
 from avalon.codegen.contraction_tile import (
     Stream,
@@ -69,7 +69,8 @@ class Schedule:
         pack_rows, pack_lanes: whether an operand with one axis of parts is copied into panels.
         turn_lanes: whether lanes that are read in place are turned on their way: few rows.
         resident: whether the packed lanes of all blocks stay until a unit needs others.
-        skips: whether taps outside x are left out; a tile is several images at one position then.
+        skips: whether taps outside x are left out; a tile is several images at one position then,
+            or positions of one line.
     """
 
     x_in_lanes: bool
@@ -203,7 +204,12 @@ class HotKernel:
             return WindowLanes(*arguments, schedule.vectors, schedule.is_flat)
         assert schedule.tile is not None
         if schedule.skips:
-            return SkippingRows(*arguments, schedule.tile)
+            kind = SkippingImages if schedule.tile[0] > 1 else SkippingLines
+            side = kind(*arguments, schedule.tile)
+            if schedule.resident:
+                lanes = schedule.vectors * self.width
+                side.keep(-(-schedule.w_unit // lanes) * known(self.problem.per_span))
+            return side
         return WindowRows(*arguments, schedule.tile)
 
     def build(self) -> Kernel:
@@ -236,7 +242,9 @@ class HotKernel:
                     emit.loop(first, last) as number,
                 ):
                     kept = emit.subtract(number.index, first)
-                    self.lanes.begin_block(block_at(emit, problem, number.index), kept)
+                    block = block_at(emit, problem, number.index)
+                    self.lanes.begin_block(block, kept)
+                    self._judge(block, kept)
                 unit.next(key)
             self.place = self.results.place(span, (group, *x_starts, w_start))
             self._sum(first, last)
@@ -300,7 +308,8 @@ class HotKernel:
             if not few(known(self.given.per_span), 1):
                 is_first = emit.equal(number.index, first)
             with self.lanes.tiles() as (panel, column):
-                self._sum_panel(block, panel, column, is_first)
+                kept = emit.subtract(number.index, first)
+                self._sum_panel(block, kept, panel, column, is_first)
 
     def _look_at_following(self, number: Value, last: Value) -> None:
         """Turn what is asked for early to the next block, or to the first one of the next unit."""
@@ -313,10 +322,30 @@ class HotKernel:
         for side, fetching in self.fetched.items():
             fetching.begin(emit.where(goes_on, side.at_block(block), self.following[side]))
 
-    def _sum_panel(self, block: Block, panel: Value, column: Value, is_first: Value | bool) -> None:
+    def _judge(self, block: Block, kept: Value) -> None:
+        """Remember of panels that stay, block `kept` of them, whether they see all taps."""
+        side = self.rows
+        if not isinstance(side, SkippingRows):
+            return
+        with self.lanes.tiles() as (panel, column):
+            side.judge(block, _stream(self.lanes, panel, self.width))
+            side.remember(self._judged(kept, column))
+
+    def _judged(self, kept: Value, column: Value) -> Value:
+        """The number of a panel among those that stay."""
+        emit = self.emit
+        panel = quotient(emit, column, self.schedule.vectors * self.width)
+        return emit.add(emit.multiply(kept, self.lanes.tile_count), panel)
+
+    def _sum_panel(
+        self, block: Block, kept: Value, panel: Value, column: Value, is_first: Value | bool
+    ) -> None:
         emit, side = self.emit, self.rows
         if isinstance(side, SkippingRows):
-            side.begin_panel(block, _stream(self.lanes, panel, self.width))
+            if self.schedule.resident:
+                side.recall(self._judged(kept, column))
+            else:
+                side.judge(block, _stream(self.lanes, panel, self.width))
         if not (isinstance(side, DirectSide) and side.may_be_few):
             self._sum_tiles(block, panel, column, is_first, side.tiles)
             return

@@ -70,6 +70,9 @@ def split(emit: Emit, number: Value, *extents: Index) -> list[Value]:
     """The coordinates of a row-major number; the first one takes what the others leave."""
     found = []
     for extent in reversed(extents):
+        if emit.index(extent).number == 1:
+            found.append(emit.constant(0, dtypes.int64))
+            continue
         outer = quotient(emit, number, extent)
         found.append(emit.subtract(number, emit.multiply(outer, emit.index(extent))))
         number = outer

@@ -59,7 +59,8 @@ def can_skip(problem: Problem) -> bool:
     return prod(map(len, runs)) <= _MOST_KINDS and all(run.taps for axis in runs for run in axis)
 
 
-def useful(problem: Problem) -> float:
-    """The share of all products whose taps are inside x."""
-    inside = [sum(run.outputs * run.taps for run in runs_of(problem, axis)) for axis in range(3)]
-    return prod(inside) / (problem.positions * prod(map(known, problem.taps)))
+def useful(problem: Problem, axes: int = 3) -> float:
+    """The share of all products whose taps are inside x along the first `axes` axes."""
+    inside = [sum(run.outputs * run.taps for run in runs_of(problem, axis)) for axis in range(axes)]
+    every = prod(map(known, (*problem.outputs[:axes], *problem.taps[:axes])))
+    return prod(inside) / every

@@ -22,6 +22,8 @@ from avalon.codegen.emit import Emit, Value
 from avalon.dtype import DType
 from avalon.shape import contiguous_strides
 
+_WRITTEN = 4  # vectors of a row that are copied without a loop over them
+
 Box = tuple[int, int, int, int]  # images and three position axes
 
 
@@ -165,26 +167,52 @@ class WindowSide:
         self, place: Value, target: Value, start: Value, stride: int, inside: Value | None
     ) -> None:
         """Copy every `split`-th element of a row of x from `start` on."""
-        emit, lanes, split = self.emit, self.lanes, self.split
+        emit, lanes = self.emit, self.lanes
+        if isinstance(start.number, int) and self.pitch <= _WRITTEN * lanes:
+            for vector in range(0, self.pitch, lanes):
+                first = start.number + vector * self.split
+                there = self._lanes_inside(first, inside)
+                at = emit.add(place, first * stride)
+                self._copy_vector(at, emit.add(target, vector), stride, there)
+            return
         size = emit.constant(known(self.problem.sizes[2]), dtypes.int32)
         if inside is not None:
             size = emit.where(inside, size, emit.constant(0, dtypes.int32))
         limit = emit.broadcast(size, lanes)
-        apart = emit.constants([split * lane for lane in range(lanes)], dtypes.int32)
+        apart = emit.constants([self.split * lane for lane in range(lanes)], dtypes.int32)
         with emit.loop(0, self.pitch, lanes, nonempty=True) as j:
-            first = emit.add(start, emit.multiply(j.index, split))
-            spread = emit.broadcast(emit.cast(first, dtypes.int32), lanes)
+            following = emit.add(start, emit.multiply(j.index, self.split))
+            spread = emit.broadcast(emit.cast(following, dtypes.int32), lanes)
             mask = emit.compare("ult", emit.add(spread, apart), limit)
-            at = emit.add(place, emit.multiply(first, stride))
-            if split * stride == 1:
-                value = emit.load(self.source, at, self.dtype, lanes, mask)
-            else:
-                distances = [split * stride * lane for lane in range(lanes)]
-                base = emit.offset(self.source, at, self.dtype)
-                value = emit.gather(base, emit.constants(distances, dtypes.int64), self.dtype, mask)
-            # The lanes past the row's end are overwritten by what is copied next.
-            held = summed_in(self.dtype)
-            emit.store(self.copy, emit.add(target, j.index), emit.cast(value, held))
+            at = emit.add(place, emit.multiply(following, stride))
+            self._copy_vector(at, emit.add(target, j.index), stride, mask)
+
+    def _lanes_inside(self, first: int, inside: Value | None) -> Value | None:
+        """Which lanes of a vector of a row, from element `first` on, are inside x; None: all."""
+        emit, lanes, size = self.emit, self.lanes, known(self.problem.sizes[2])
+        there = [0 <= first + self.split * lane < size for lane in range(lanes)]
+        if not any(there):
+            return emit.constant(False, dtypes.bool_, lanes)
+        mask = None if all(there) else emit.constants(there, dtypes.bool_)
+        if inside is None:
+            return mask
+        spread = emit.broadcast(inside, lanes)
+        return spread if mask is None else emit.bit_and(mask, spread)
+
+    def _copy_vector(self, place: Value, target: Value, stride: int, mask: Value | None) -> None:
+        """Copy a vector of a row; lanes past the row's end are overwritten by what is copied
+        next.
+        """
+        emit, lanes, apart = self.emit, self.lanes, self.split * stride
+        if mask is not None and mask.number is False:
+            value = emit.constant(0, self.dtype, lanes)
+        elif apart == 1:
+            value = emit.load(self.source, place, self.dtype, lanes, mask)
+        else:
+            distances = emit.constants([apart * lane for lane in range(lanes)], dtypes.int64)
+            base = emit.offset(self.source, place, self.dtype)
+            value = emit.gather(base, distances, self.dtype, mask)
+        emit.store(self.copy, target, emit.cast(value, summed_in(self.dtype)))
 
 
 class WindowRows(WindowSide):

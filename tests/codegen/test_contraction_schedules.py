@@ -13,6 +13,7 @@ from avalon.codegen import contraction_cost, target as targets
 from avalon.codegen.contraction import Lowering, View, cold_contract, cold_convolve
 from avalon.codegen.contraction_hot import HotKernel, Schedule, Slots, units
 from avalon.codegen.contraction_problem import Problem, contract_problem, convolve_problems
+from avalon.codegen.contraction_tile import lanes_of
 from avalon.codegen.target import Target
 from avalon.dtype import DType
 from avalon.runtime.plan import Argument, Launch
@@ -167,13 +168,19 @@ def test_taps_outside_may_be_left_out(
         assert not np.signbit(expected[expected == 0]).any()
     (problem,) = convolve_problems(*shapes, *views, **parameters)
     assert problem.blocks.spans == 1
-    tried = [
+    skipping = [
         schedule
         for _, schedule in contraction_cost.candidates(target, dtype, problem, True)
         if schedule.skips
     ]
-    assert tried
-    for schedule in tried[:: max(1, len(tried) // 3)]:
+    images = [schedule for schedule in skipping if schedule.tile and schedule.tile[0] > 1]
+    lines = [schedule for schedule in skipping if schedule.tile and schedule.tile[0] == 1]
+    assert images
+    # Of one line nothing can be left out, and one vector does not pay for the list.
+    assert bool(lines) is (len(stride) > 1 and w_shape[1] > lanes_of(target, dtype))
+    tried = images[:: max(1, len(images) // 3)] + lines[:: max(1, len(lines) // 3)]
+    tried += [replace(schedule, resident=not schedule.resident) for schedule in tried[::3]]
+    for schedule in tried:
         y[...] = 1
         kernel = HotKernel(
             "tried", target, dtype, problem, schedule, Slots(0, 1, 2), len(stride), None, False
