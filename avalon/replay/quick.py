@@ -355,6 +355,7 @@ class Quick:
                 bound.words,
                 bound.output_word(output),
                 replay.likes[replay.made[number].place],
+                replay.storages[number],
                 program.output_bytes[output],
             )
             for number, output in new

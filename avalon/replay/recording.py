@@ -22,6 +22,7 @@ from avalon.random import Counter, Generator, default_generator
 from avalon.replay.retired import Old, put_back, retire, spare_memory
 from avalon.replay.snapshot import Change, Snapshot, missing
 from avalon.runtime.buffer import Buffer
+from avalon.shape import Shape
 from avalon.tensor.cell import Cell
 from avalon.tensor.core import Tensor
 from avalon.tracing.modes import modes
@@ -89,7 +90,8 @@ class Recording:
         pending: what was recorded.
         origins: one for every input.
         rebound: (number of a tensor whose cell changed, outcome).
-        made: outcomes of the cells that the step made and left behind.
+        made: outcomes of the cells that the step made and left behind; storages: shape and strides
+            of each, as PyTorch would lay them.
         gradients: (number of a tensor, None or a template): `.grad`s that were cleared or made.
         fields: (where, template): tensors that were put in fields.
         result: the step's result with templates in place of tensors.
@@ -108,6 +110,7 @@ class Recording:
         self.origins: list[Origin] = []
         self.rebound: list[tuple[int, Outcome]] = []
         self.made: list[Outcome] = []
+        self.storages: list[tuple[Shape, Shape | None]] = []
         self.gradients: list[tuple[int, Template | None]] = []
         self.fields: list[tuple[Change, Template]] = []
         self.result: Any = None
@@ -328,6 +331,7 @@ class Recording:
         if number is None:
             number = self._cells[id(tensor._cell)] = -1 - len(self.made)
             self.made.append(self._outcome(tensor._cell.value))
+            self.storages.append((tensor._cell.shape, tensor._cell.strides))
             self._kept.append(tensor._cell)
         fields = dict(vars(tensor))
         for name in (

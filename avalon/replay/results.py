@@ -25,19 +25,23 @@ class Fresh:
         number: which of the step's new cells it is.
     """
 
-    __slots__ = ("_address", "_dtype", "_last", "_nbytes", "_shape", "_word", "_words", "number")
+    __slots__ = (
+        "_address", "_dtype", "_last", "_nbytes", "_shape", "_storage", "_word", "_words", "number",
+    )  # fmt: skip
 
     _address: int  # of the last one's memory
     _last: Cell | None
 
     def __init__(
-        self, number: int, words: memoryview, word: int, kind: tuple[Shape, DType], nbytes: int
-    ) -> None:
-        """`word` of `words` is where the address goes."""
+        self, number: int, words: memoryview, word: int, kind: tuple[Shape, DType],
+        storage: tuple[Shape, Shape | None], nbytes: int,
+    ) -> None:  # fmt: skip
+        """`word` of `words` is where the address goes; `storage`: the cells' shape and strides."""
         self.number = number
         self._words = words
         self._word = word
         self._shape, self._dtype = kind
+        self._storage = storage
         self._nbytes = nbytes
         self._last = None
 
@@ -57,7 +61,7 @@ class Fresh:
                 return last
         buffer = Buffer(self._nbytes)
         self._words[self._word] = buffer.address
-        made = Cell(Value(self._shape, self._dtype, buffer), self._shape)
+        made = Cell(Value(self._shape, self._dtype, buffer), *self._storage)
         if self._nbytes <= _SMALL:
             self._last, self._address = made, buffer.address
         return made

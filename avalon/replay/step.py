@@ -353,6 +353,7 @@ class Replay:
         self.origins = recording.origins
         self.rebound = recording.rebound
         self.made = recording.made
+        self.storages = recording.storages
         kept = {outcome.place for outcome in outcomes if outcome.kind == "start"}
         self._read = sorted(kept | {o.place for o in self.origins if o.kind in ("cell", "window")})
         rebound = {self._aliases[index] for index, _ in recording.rebound}
@@ -488,7 +489,8 @@ class Replay:
             cell.version += 1
         epoch.count += 1
         cells = [
-            Cell(value, value.shape) for value in (self._settled(o, made, start) for o in self.made)
+            Cell(self._settled(outcome, made, start), *storage)
+            for outcome, storage in zip(self.made, self.storages, strict=True)
         ]
         for index, template in self.gradients:
             made_now = None if template is None else build(template, cells, self.tensors)

@@ -423,5 +423,6 @@ def cost_of(expression: Expression, costs: Callable[[str], int], seen: set[int])
             rounds *= axis.extent
         return rounds * cost_of(expression.body, costs, seen)
     if isinstance(expression, Extreme):
-        return int(expression.axis.extent) * (2 + cost_of(expression.body, costs, seen))
+        extent: int = expression.axis.extent
+        return extent * (2 + cost_of(expression.body, costs, seen))
     return 1

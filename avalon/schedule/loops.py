@@ -17,6 +17,7 @@ from typing import Any
 from avalon import dtype as dtypes
 from avalon.dtype import DType
 from avalon.schedule.index import Affine, Axis, Dynamic
+from avalon.size import is_open
 
 
 class Expression:
@@ -33,6 +34,7 @@ class Number(Expression):
     __slots__ = ("fixed", "value")
 
     def __init__(self, value: Any, dtype: DType, fixed: bool = False) -> None:
+        assert not is_open(value), "a kernel would know the sample of a formula"
         self.value = value
         self.fixed = fixed
         self.dtype = dtype

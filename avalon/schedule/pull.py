@@ -22,6 +22,7 @@ from avalon.graph.primitive import Elementwise, Primitive, Reduction
 from avalon.schedule.index import Affine, Axis, Dynamic, address, constant, divide, variable
 from avalon.schedule.loops import Apply, Coordinate, Expression, Inside, Load, Number, Scalar
 from avalon.schedule.steps import Temporary
+from avalon.size import is_open
 
 Coordinates = tuple[Affine, ...]
 Guards = tuple[Inside, ...]
@@ -178,8 +179,10 @@ class Puller:
         return Apply("cast", dtype, (value,), {"dtype": dtype})
 
     def counted(self, form: Affine, dtype: DType) -> Expression:
-        """The value of an index form as a number of `dtype`."""
-        if not form.terms and dtype.is_integer:
+        """The value of an index form as a number of `dtype`. A formula stays a form: only those are
+        handed over to kernels that serve many sizes.
+        """
+        if not form.terms and dtype.is_integer and not is_open(form.offset):
             return Number(form.offset, dtype)
         return self.cast(Coordinate(form), dtype)
 

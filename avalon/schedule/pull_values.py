@@ -200,7 +200,7 @@ def _(pull: Puller, node: Call, coordinates: Coordinates, guards: Guards) -> Exp
         wide = order.accumulator(node.dtype, "add")
         new = pull.cast(pull.apply("add", pull.cast(old, wide), pull.cast(new, wide)), node.dtype)
     last = node.shape[axis] - 1
-    limit = [Number(bound, index.dtype) for bound in (0, last)]
+    limit = [pull.counted(constant(bound), index.dtype) for bound in (0, last)]
     index = pull.apply("minimum", pull.apply("maximum", index, limit[0]), limit[1])
     here = pull.counted(coordinates[axis], index.dtype)
     return pull.apply("where", pull.apply("equal", index, here, dtype=dtypes.bool_), new, old)

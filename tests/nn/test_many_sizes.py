@@ -158,6 +158,10 @@ ONCE_WRONG = {
         ),
         [(8, 3), (5, 3), (3, 3)],
     ),
+    "gradient of what an index picks": (
+        lambda lib: lambda x: x.gather(0, x.argmax(0, keepdim=True)),
+        [(33,), (8,), (16,), (2,), (1,), (2,), (16,), (8,), (33,), (16,)],
+    ),
 }
 
 

@@ -471,3 +471,19 @@ def test_state_that_an_optimizer_is_given_anew_is_seen():
         step(av.full((3,), 2.0))
         found.append((model["weight"].tolist(), optimizer.state["weight"]["step"].item()))
     assert found[0] == found[1]
+
+
+def test_results_lie_as_in_the_recorded_calls():
+    @av.compile
+    def step(x, w):
+        y = x.unfold(0, 2, 1) * 3
+        (y * w).sum().backward()
+        return y.detach(), x.detach().t() + 1
+
+    for _ in range(5):
+        x = av.arange(6.0).reshape(3, 2).clone().requires_grad_()
+        folded, turned = step(x, av.ones(2, 2, 2))
+        assert folded.stride() == (4, 1, 2)
+        assert folded.numpy().tolist() == [[[0, 6], [3, 9]], [[6, 12], [9, 15]]]
+        assert turned.numpy().tolist() == [[1, 3, 5], [2, 4, 6]]
+    assert step.replayed > 2
