@@ -22,6 +22,7 @@ from avalon.codegen.values import (
     Value,
     memory_type,
     number_text,
+    only_lane,
     suffix,
     type_text,
     wrap,
@@ -336,6 +337,11 @@ class Builder:
         elif value.lanes == 1:
             with self.if_(mask):
                 self.write(f"store {memory} {value.name}, ptr {address.name}, align {align}")
+        elif (lane := only_lane(mask)) is not None:
+            # Written by itself: of a masked store of narrowed lanes LLVM makes a store of the wide
+            # lane, which spoils what follows.
+            one, place = self.extract(value, lane), self.offset(address, lane, value.dtype)
+            self.write(f"store {one.type} {one.name}, ptr {place.name}, align {size}")
         else:
             name = f"llvm.masked.store.{suffix(value.dtype, value.lanes)}.p0"
             self._declared.add(f"declare void @{name}({memory}, ptr, i32, {mask.type})")

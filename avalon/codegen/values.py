@@ -127,3 +127,8 @@ def wrap(value: int, dtype: DType) -> int:
     if dtype.kind == "signed" and value >> (bits - 1):
         value -= 1 << bits
     return value
+
+def only_lane(mask: Value) -> int | None:
+    """The only lane that a known mask leaves on."""
+    lanes = mask.name.strip("<>").split(", ")
+    return lanes.index("i1 true") if lanes.count("i1 true") == 1 else None

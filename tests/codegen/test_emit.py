@@ -278,3 +278,25 @@ def test_addresses_that_differ_by_a_constant_share_the_rest() -> None:
     expected = np.zeros_like(result)
     expected[1:9, :3] = np.arange(8)[:, None]
     np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [dtypes.int8, dtypes.int16, dtypes.bool_])
+def test_a_masked_store_of_narrowed_lanes_spoils_no_neighbour(
+    target: Target, count: int, dtype: dtypes.DType
+) -> None:
+    emit = Emit("narrow", target)
+    lanes = target.lanes
+    wide = emit.load(emit.pointer(0), 0, dtypes.int32, lanes)
+    found = emit.add(wide, emit.constant(1, dtypes.int32, lanes))
+    emit.store(emit.pointer(1), 0, emit.cast(found, dtype), emit.mask_below(count, lanes))
+    x = np.arange(lanes, dtype=np.int32)
+    result = np.full(64, 77, dtype.storage).view(np.uint8)
+    before = result.copy()
+    run(emit.finish(), "narrow", [x, result], target=target)
+    size = dtype.itemsize * count
+    assert (
+        result[:size].view(dtype.storage).tolist() == (x + 1)[:count].astype(dtype.storage).tolist()
+    )
+    assert (result[size:] == before[size:]).all()
