@@ -57,6 +57,7 @@ class GradientSketch(Sketch):
                 self.found = walk.backward(
                     [(self.edge, seed)], wrap=wrap, accumulate=_accumulate_nothing, retain=True,
                     differentiable=False, wanted=[leaf for leaf in leaves if leaf is not None],
+                    stop=True,
                 )  # fmt: skip
         super().__init__(name, own, operands)
         self.forward_end = len(self.steps) if seed is None else self.at[end]
@@ -190,32 +191,34 @@ class GradientSketch(Sketch):
             if number in found:
                 continue
             found[number] = history
-            step = self.steps[number]
-            pairs: list[tuple[int, History | None]] = []
-            backward = history._backward
-            if isinstance(backward, GradientFunction):
+            operands = self.read.get(number, ())
+            if isinstance(history._backward, GradientFunction):
                 operands = [self.number_of(value) for value in history._kept[1:]]
-                pairs = list(zip(operands, history.inputs, strict=True))
-            elif step is not None and len(step.places) == len(history.inputs):
-                pairs = list(zip(step.places, history.inputs, strict=True))
-            waiting += [(place, one) for place, one in pairs if one is not None]
+            if len(operands) >= len(history.inputs):  # a composite reads numbers after its tensors
+                pairs = zip(operands, history.inputs, strict=False)
+                waiting += [(place, one) for place, one in pairs if one is not None]
         return found
 
     def _templates(self, edge: History) -> list[History]:
         """The histories from `edge` back to the operands, in the order in which they were made.
 
         Raises:
-            TraceError: one of them is a Python function that cannot be copied.
+            TraceError: one of them is a Python function or has a hook, which cannot be copied, or
+                belongs to a tensor that is no operand.
         """
         found: list[History] = []
         seen: set[History] = {leaf for leaf in self.leaves if leaf is not None}
         waiting = [edge]
         while waiting:
             history = waiting.pop()
-            if history in seen or isinstance(history, Leaf):
+            if history in seen:
                 continue
             seen.add(history)
             found.append(history)
+            if isinstance(history, Leaf):
+                raise TraceError(f"[{self.name}] makes a tensor that gathers a gradient")
+            if history.hooks or history.keepers:
+                raise TraceError(f"[{self.name}] observes a gradient on the way")
             if not isinstance(history._backward, (Backward, GradientFunction)) and history.inputs:
                 raise TraceError(f"[{self.name}] has a gradient that is a Python function")
             waiting += [one for one in history.inputs if one is not None]

@@ -237,12 +237,14 @@ def backward(
     retain: bool,
     differentiable: bool,
     wanted: Sequence[History] | None = None,
+    stop: bool = False,
 ) -> dict[int, Any]:
     """Walk back from `roots`, pairs of a history and its cotangent.
 
     Leaves get theirs through `accumulate`, unless `wanted` names the histories whose cotangents are
     asked for; the result has those, by the history's `serial`. They get them at the end: a walk
-    that fails adds nothing to any of them.
+    that fails adds nothing to any of them. With `stop` the walk ends at whatever is wanted, before
+    its hooks.
 
     Raises:
         AutogradError: a history on the way was freed by an earlier walk.
@@ -278,6 +280,9 @@ def backward(
         cotangent = cotangents.pop(history.serial)
         if type(cotangent) is list:
             cotangent = _sum(cotangent)
+        if stop and asked is not None and history.serial in asked:
+            found[history.serial] = cotangent
+            continue
         # as in PyTorch, who asks for a cotangent in the middle gets it as it was before the hooks
         ends = useful is not None and not _leads_on(history, useful)
         if asked is not None and not ends and history.serial in asked:

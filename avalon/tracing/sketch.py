@@ -24,6 +24,7 @@ class Sketch:
         steps: the step, whose places are numbers; None for an input.
         notes: what was noted on each step.
         at: the number of the value at each position of the recorder.
+        read: what the entry read that put out a number.
         numbers: the Python numbers among the inputs.
     """
 
@@ -40,6 +41,7 @@ class Sketch:
         self.steps: list[Step | None] = []
         self.notes: list[str] = []
         self.at: list[int] = []
+        self.read: dict[int, Sequence[int]] = {}
         for operation, positions, _, note in own.recorded.entries():
             self._spell_out(operation, [self.at[position] for position in positions], note)
         self.numbers: dict[int, Value] = {}
@@ -66,7 +68,9 @@ class Sketch:
             slots.append(len(self.steps))
             self.kinds.append((step.shape, step.dtype))
             self.steps.append(step._replace(places=tuple([slots[p] for p in step.places])))
-        self.at += [slots[slot] for slot in operation.outputs]
+        results = [slots[slot] for slot in operation.outputs]
+        self.read.update(dict.fromkeys(results, operands))
+        self.at += results
 
     def number_of(self, value: Value) -> int:
         """The number of a value that the recorder holds, or of one that it read."""

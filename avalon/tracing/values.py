@@ -329,6 +329,24 @@ class Recorder:
         """What stands at a position, as an operand that nobody need hold."""
         return Value(shape, dtype, None, self, position)
 
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """What is recorded inside is forgotten at the end; nobody may use its values then."""
+        grown: tuple[list[Any], ...] = (
+            self.recorded.key, self.recorded.lines, self.values, self.feeds, self.fed_by,
+            self.holders,
+        )  # fmt: skip
+        lengths = [len(one) for one in grown]
+        before = self.count, self.calls, self.bytes, self.graded, self.updated
+        entered, places, repeats = dict(self.entered), dict(self.places), dict(self.repeats)
+        try:
+            yield
+        finally:
+            for one, length in zip(grown, lengths, strict=True):
+                del one[length:]
+            self.count, self.calls, self.bytes, self.graded, self.updated = before
+            self.entered, self.places, self.repeats = entered, places, repeats
+
     def note_repeats(self, value: Value, steps: Sequence[Step], operand: Value) -> None:
         """Note that a value, just recorded, repeats what `steps` make of `operand`."""
         if value.recorder is self:
