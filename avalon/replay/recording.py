@@ -21,13 +21,14 @@ from avalon.epoch import epoch
 from avalon.random import Counter, Generator, default_generator
 from avalon.replay.retired import Old, put_back, retire, spare_memory
 from avalon.replay.snapshot import Change, Snapshot, missing
+from avalon.replay.stretch import Edge, Stretch, root_of, stretch_of
 from avalon.runtime.buffer import Buffer
 from avalon.shape import Shape
 from avalon.tensor.cell import Cell
 from avalon.tensor.core import Tensor
 from avalon.tracing.modes import modes
 from avalon.tracing.running import Pending, compute
-from avalon.tracing.values import Value, recorder
+from avalon.tracing.values import Recorder, Value, recorder
 
 _FORBIDDEN = (
     "[compile] the step asks for the value of a tensor while it is recorded. A compiled step runs "
@@ -97,6 +98,8 @@ class Recording:
         result: the step's result with templates in place of tensors.
         advance: how many counters each generator used.
         shapes: (shape, dtype) of every position.
+        around: the modes that it was made in.
+        stretch: what is left to record of a call whose result has a gradient.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -118,7 +121,11 @@ class Recording:
         self.grew = False
         self.refused_change: Change | None = None
         self.shapes: list[tuple[Any, Any]] = []
+        self.stretch: Stretch | None = None
+        self.around: tuple[Any, ...] = ()
         self.pending: Pending = None  # type: ignore[assignment]
+        self._outside = ""  # the path of a tensor that has a history from before
+        self._graded: list[Tensor] = []  # left with a history that was not walked
         self._start: dict[int, tuple[str, int]] = {}  # id of a buffer or number -> origin
         self._cells: dict[int, int] = {}  # id of a cell -> number of a tensor, or -1 - made
         self._kept: list[Cell] = []  # cells that the step made, so that their ids stay theirs
@@ -227,7 +234,7 @@ class Recording:
             recording.undo()
             raise
         modes.replay = None
-        recording._finish(result)
+        recording._finish(result, getattr(function, "__name__", type(function).__name__))
         return result, recording
 
     def _prepare(self) -> None:
@@ -254,7 +261,7 @@ class Recording:
                 tensor._requires,
             )  # fmt: skip
             if tensor._history is not None:
-                self.refusal = f"{self.paths[index]} has a gradient history from outside the step"
+                self._outside = self.paths[index]
         self._note_generator(default_generator)
         for generator in self.snapshot.generators:
             self._note_generator(generator)
@@ -281,7 +288,7 @@ class Recording:
             generator.offset = offset
         epoch.count += 1
 
-    def _finish(self, result: Any) -> None:
+    def _finish(self, result: Any, name: str) -> None:
         """Read off what the call left behind; take its graph."""
         for index, tensor in enumerate(self.tensors):
             before = self._before[index]
@@ -290,17 +297,31 @@ class Recording:
                 self.refusal = f"{self.paths[index]} was given other storage (`.data = `)"
             elif cell.value is not before.value and self._cells[id(cell)] == index:
                 self.rebound.append((index, self._outcome(cell.value)))
-            if tensor._history is not None:
+            if tensor._history is not before.history:
                 self.refusal = f"{self.paths[index]} got a gradient history"
             if tensor._grad is not gradient:
                 made = tensor._grad
                 self.gradients.append((index, None if made is None else self._template(made)))
         for change in self.snapshot.changes():
             self._note_change(change)
+        elsewhere = bool(self._graded)  # in a gradient or a field
         self.result = self._described(result)
-        self.pending = recorder().take()
+        here = recorder()
+        self._trace_origins(here)
+        holds = any(one._history.holds_values() for one in self._graded)  # type: ignore[union-attr]
+        if self._graded and (holds or self._outside) and not self.refusal:
+            self._trace_gradient(here, name, elsewhere)
+        if self._outside and not self.stretch:
+            self.refusal = (
+                self.refusal or f"{self._outside} has a gradient history from outside the step"
+            )
+        self.pending = here.take()
         self.shapes = self.pending.recorded.results()
-        self._trace_origins()
+        if not self.grew:  # otherwise what starts new state is read only now
+            # the step's own data is compared with the next recording's, and read again by replays
+            own = {place for place, origin in enumerate(self.origins) if origin.kind == "host"}
+            donated = self.pending.donated
+            donated[:] = [place for place in donated if place not in own]
         self.tensors = list(self.snapshot.tensors)
         for generator, _, offset in self._offsets.values():
             if generator.offset != offset:
@@ -325,8 +346,9 @@ class Recording:
         return Outcome("host", -1, value)
 
     def _template(self, tensor: Tensor) -> Template:
-        if tensor._history is not None and tensor._history.holds_values():
-            self.refusal = "it leaves a tensor behind whose gradient history holds values"
+        history = tensor._history
+        if history is not None and (history._backward is not None or history.holds_values()):
+            self._graded.append(tensor)
         number = self._cells.get(id(tensor._cell))
         if number is None:
             number = self._cells[id(tensor._cell)] = -1 - len(self.made)
@@ -360,9 +382,8 @@ class Recording:
             return {key: self._described(item) for key, item in result.items()}
         return result
 
-    def _trace_origins(self) -> None:
-        pending = self.pending
-        for feed, holder in zip(pending.feeds, pending.holders, strict=True):
+    def _trace_origins(self, here: Recorder) -> None:
+        for feed, holder in zip(here.feeds, here.holders, strict=True):
             if isinstance(feed, Counter):
                 generator = feed.generator
                 if id(generator) not in self._offsets:
@@ -383,11 +404,48 @@ class Recording:
                 self.origins.append(Origin("host", -1, feed))
             else:
                 self.origins.append(Origin("number", -1, feed))
-        if self.grew:
-            return  # what starts new state is read only now
-        # the step's own data is compared with the next recording's, and read again by replays
-        own = {place for place, origin in enumerate(self.origins) if origin.kind == "host"}
-        pending.donated[:] = [place for place in pending.donated if place not in own]
+
+    def _trace_gradient(self, here: Recorder, name: str, elsewhere: bool) -> None:
+        """Find what is left to record of this call, whose result has a gradient."""
+        self.refusal = "it leaves a tensor behind whose gradient history holds values"
+        root, *others = {id(root): root for root in map(root_of, self._graded)}.values()
+        cell = self._cells.get(id(root._cell), 0)
+        edges = [self._edge(origin) for origin in self.origins]
+        if (
+            others or elsewhere or self.gradients or self.grew or self.refused_change
+            or root._moves or cell >= 0
+            or any(self.tensors[index]._requires for index, _ in self.rebound)
+        ):  # fmt: skip
+            return
+        rebound = [self._before[index].cell for index, _ in self.rebound]
+        outcomes = [*[outcome for _, outcome in self.rebound], *self.made]
+        outputs = [
+            owner.value
+            for outcome, owner in zip(outcomes, [*rebound, *self._kept], strict=True)
+            if outcome.kind == "output"
+        ]
+        found = stretch_of(name, here, root, cell, self.origins, edges, outputs)
+        if isinstance(found, str):
+            self.refusal = found
+        else:
+            self.stretch, self.refusal = found, ""
+
+    def _edge(self, origin: Origin) -> Edge | None:
+        """Where the gradient of an input goes; None if that is more than one place."""
+        if origin.kind not in ("cell", "window"):
+            return Edge(-1, None)
+        here = [origin.place]
+        if origin.kind == "cell":
+            alias = self.aliases[origin.place]
+            here = [
+                index
+                for index, tensor in enumerate(self.tensors)
+                if self.aliases[index] == alias and not is_window(tensor)
+            ]
+        found = {edge: index for index in here if (edge := self.tensors[index]._edge()) is not None}
+        if len(found) > 1:
+            return None
+        return next((Edge(index, edge) for edge, index in found.items()), Edge(-1, None))
 
     def disagreement(self, earlier: Recording) -> str:
         """Where this call did something else than an earlier one in the same world, or ""."""
@@ -433,17 +491,22 @@ def build(template: Template, made: Sequence[Any], tensors: Sequence[Tensor]) ->
     return built
 
 
-def rebuild(result: Any, made: Sequence[Any], tensors: Sequence[Tensor]) -> Any:
-    """A step's result with tensors in place of templates."""
+Builder = Callable[[Template, Sequence[Any], Sequence[Tensor]], Tensor]
+
+
+def rebuild(
+    result: Any, made: Sequence[Any], tensors: Sequence[Tensor], build: Builder = build
+) -> Any:
+    """A step's result with the tensors that `build` makes in place of templates."""
     if isinstance(result, Template):
         return build(result, made, tensors)
     if isinstance(result, Reachable):
         return tensors[result.place]
     if isinstance(result, (list, tuple)):
-        items = [rebuild(item, made, tensors) for item in result]
+        items = [rebuild(item, made, tensors, build) for item in result]
         return type(result)(*items) if hasattr(result, "_fields") else type(result)(items)
     if isinstance(result, dict):
-        return {key: rebuild(item, made, tensors) for key, item in result.items()}
+        return {key: rebuild(item, made, tensors, build) for key, item in result.items()}
     return result
 
 

@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from types import FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ import numpy as np
 from avalon.epoch import epoch
 from avalon.errors import TraceError
 from avalon.random import injecting
+from avalon.replay.call import DifferentiableCall
+from avalon.replay.guards import Guards, surroundings
 from avalon.replay.quick import Quick, quick_way
 from avalon.replay.recording import (
     Origin,
@@ -38,11 +40,9 @@ from avalon.replay.recording import (
 from avalon.replay.retired import Old, put_back, retire, spare_memory
 from avalon.replay.series import Column
 from avalon.replay.snapshot import Changed, missing
-from avalon.settings import settings
-from avalon.switches import off
 from avalon.tensor.cell import Cell
 from avalon.tensor.core import Tensor
-from avalon.tensor.creation import get_default_dtype, tensor
+from avalon.tensor.creation import tensor
 from avalon.tracing import execute
 from avalon.tracing.modes import modes
 from avalon.tracing.values import Value, recorder
@@ -50,6 +50,8 @@ from avalon.tracing.values import Value, recorder
 _KEPT = 8  # replays of one function, for as many shapes or structures of arguments
 _RECENT = 4  # recordings that the next ones are compared with: sizes may take turns
 _PATIENCE = 3  # recordings in an unchanged world that may differ from the one before
+
+_MODES = "it is called in another mode"
 
 _steps: weakref.WeakSet[CompiledStep] = weakref.WeakSet()
 
@@ -63,6 +65,10 @@ def compile(
     state, `.grad`, fields) become outputs. Python numbers, flags and containers that it can see
     are compared on every call; a change records again, which takes a millisecond, and recompiles
     only if the structure changed. NumPy arrays among the arguments become tensors.
+
+    A model can be compiled too: where its result has a gradient, each call is one operation with
+    one gradient in whatever is recorded around it, and none of the model's Python runs. What is
+    not a call (`parameters()`, `train()`, fields) is the model's own.
 
     Args:
         function: the step; without it, `compile` is a decorator with options.
@@ -83,7 +89,8 @@ def compile(
     """
     if function is None:
         return functools.partial(compile, strict=strict)
-    return CompiledStep(function, strict)
+    plain = isinstance(function, (FunctionType, BuiltinFunctionType, MethodType, functools.partial))
+    return (CompiledStep if plain else CompiledModel)(function, strict)
 
 
 class CompiledStep:
@@ -96,10 +103,12 @@ class CompiledStep:
     """
 
     def __init__(self, function: Callable[..., Any], strict: bool) -> None:
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(self, function, updated=())
+        self.__name__ = getattr(function, "__name__", type(function).__name__)
         self.function = function
         self._strict = strict
         self._replays: list[Replay] = []
+        self._calls: list[DifferentiableCall] = []
         self._recent: list[Recording] = []  # that nothing agreed with yet, the last one first
         self._surprises = 0
         self._turn = threading.RLock()  # of the threads that call it: tables and counts are one's
@@ -111,8 +120,11 @@ class CompiledStep:
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
 
+    def __repr__(self) -> str:
+        return f"<compiled {self.__name__}>"
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return CompiledStep, (self.function, self._strict)  # a copy records for itself
+        return type(self), (self.function, self._strict)  # a copy records for itself
 
     @property
     def program(self) -> Any:
@@ -121,6 +133,12 @@ class CompiledStep:
         Raises:
             TraceError: no two calls have agreed yet.
         """
+        if self._calls and not self._replays:
+            raise TraceError(
+                "[compile] what it computes has a gradient, so it is one call in the programs of "
+                "whoever calls it and has none of its own. Compile the whole step, or call it "
+                "under no_grad()."
+            )
         if not self._replays:
             raise TraceError(f"[compile] there is no program yet: {self.reason}")
         program = self._replays[0].program
@@ -153,9 +171,13 @@ class CompiledStep:
         """A call for which no replay is bound."""
         arguments = tuple([as_tensors(argument) for argument in given])
         named = {name: as_tensors(argument) for name, argument in named.items()}
-        if modes.replay is not None:  # inside another compiled step: part of its recording
+        if modes.replay is not None or modes.body is not None:  # part of another recording
             return self.function(*arguments, **named)
         world = (*arguments, named)
+        for call in self._calls:
+            if call.matches(world):
+                self.replayed += 1
+                return call.run()
         waiting = recorder()
         if waiting.values or waiting.underway is not None:
             waiting.flush()
@@ -207,7 +229,8 @@ class CompiledStep:
         if modes.eager or injecting() or modes.watch is not None:
             self.reason = "its draws are injected" if injecting() else "it is being debugged"
             return self.function(*arguments, **named)
-        alike = self._alike(world)
+        around = surroundings()
+        alike = self._alike(world, around)
         try:
             result, recording = Recording.of(self.function, arguments, named)
         except TraceError:
@@ -215,6 +238,7 @@ class CompiledStep:
                 raise
             self.reason = "the step looks at the value of a tensor"
             return self.function(*arguments, **named)
+        recording.around = around
         recent, self._recent = self._recent, [recording]
         self._refuse_changes(recent[:1], recording)
         # One that made state, or was refused, is never seen again, and may hold what it wrote.
@@ -224,11 +248,11 @@ class CompiledStep:
             self._agree(alike, recording)
         return result
 
-    def _alike(self, world: Any) -> Recording | None:
+    def _alike(self, world: Any, around: tuple[Any, ...]) -> Recording | None:
         """The last recording of a call that saw at its start what the next one sees."""
         reasons = []
         for recording in self._recent:
-            reason = _difference(recording, world)
+            reason = _difference(recording, world) if recording.around == around else _MODES
             if not reason:
                 return recording
             reasons.append(reason)
@@ -242,7 +266,7 @@ class CompiledStep:
         before = last[0].refused_change if last else None
         if change is None or before is None or change.entry.path != before.entry.path:
             return
-        name = getattr(self.function, "__name__", "the step")
+        name = self.__name__
         self.reason = f"{name} changes {change.path}"
         if self._strict:
             recording.undo()
@@ -254,7 +278,7 @@ class CompiledStep:
             )
 
     def _agree(self, last: Recording, recording: Recording) -> None:
-        name = getattr(self.function, "__name__", "the step")
+        name = self.__name__
         self.reason = last.refusal or recording.refusal
         if self.reason:
             return  # neither is replayed, so that they may differ
@@ -269,9 +293,33 @@ class CompiledStep:
                 )
         else:
             self._surprises = 0
-            self._replays.insert(0, Replay(recording))
-            del self._replays[_KEPT:]
+            if recording.stretch is not None:
+                self._calls.insert(0, DifferentiableCall(recording, recording.stretch))
+                del self._calls[_KEPT:]
+            else:
+                self._replays.insert(0, Replay(recording))
+                del self._replays[_KEPT:]
             self._recent = [one for one in self._recent if one not in (last, recording)]
+
+
+class CompiledModel(CompiledStep):
+    """A compiled object that is called. What is not a call is the object's own: `parameters()`,
+    `train()`, fields that are read and set.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if "function" not in self.__dict__:  # a copy in the making
+            raise AttributeError(name)
+        return getattr(self.function, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "reason" in self.__dict__ and name not in self.__dict__:
+            setattr(self.function, name, value)
+        else:
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"compiled {self.function!r}"
 
 
 def _difference(last: Recording, world: Any) -> str:
@@ -287,14 +335,6 @@ def _difference(last: Recording, world: Any) -> str:
         if now != before:
             return f"{path} is a tensor of another kind or shape"
     return "" if last.aliases == aliases(tensors) else "other tensors share their memory"
-
-
-def look(tensor: Tensor) -> tuple[Any, ...]:
-    """What shows by identity alone that a tensor is still of the kind that it was."""
-    return tensor, tensor._cell, tensor.shape, tensor._strides, tensor._requires
-
-
-_UNKNOWN = (None,) * 5  # the look of a gradient: none is held between calls
 
 
 def _by_position(
@@ -323,7 +363,7 @@ def as_tensors(argument: Any) -> Any:
     return argument
 
 
-class Replay:
+class Replay(Guards):
     """A recording that runs again without Python: inputs by handle, one native call, effects.
 
     Attributes:
@@ -332,13 +372,7 @@ class Replay:
     """
 
     def __init__(self, recording: Recording) -> None:
-        self.snapshot = recording.snapshot
-        self.owners = recording.owners
-        self.tensors = recording.tensors
-        self._kinds = recording.kinds
-        self._aliases = recording.aliases
-        self._looks = [look(tensor) for tensor in self.tensors]
-        self._around = surroundings()
+        super().__init__(recording)
         self.quick: Quick | None = None
         self.bound_in_vain = 0
         self._pause = 0
@@ -372,40 +406,9 @@ class Replay:
         self.advance = recording.advance
 
     def matches(self, world: tuple[Any, ...]) -> bool:
-        """Whether everything that the step can see is as it was when it was recorded."""
+        """As the guards say; whoever asks cannot go the short way any more."""
         self.quick = None
-        if self._around != surroundings():
-            return False
-        try:
-            self.snapshot.refresh(world)
-        except Changed:
-            return False
-        tensors, owners = with_gradients(self.snapshot.tensors)
-        if owners != self.owners:
-            return False
-        strangers: list[tuple[int, Tensor]] = []
-        for index, found in enumerate(tensors):
-            looks = self._looks[index] if index < len(self._looks) else _UNKNOWN
-            if (
-                found is looks[0]
-                and found._cell is looks[1]
-                and found.shape is looks[2]
-                and found._strides is looks[3]
-                and found._requires is looks[4]
-                and found._history is None
-                and looks[1].memory is None
-            ):
-                continue
-            if kind_of(found) != self._kinds[index]:
-                return False
-            strangers.append((index, found))
-        if strangers and aliases(tensors) != self._aliases:
-            return False
-        for index, found in strangers:
-            if index < len(self._looks):  # gradients are not held between calls
-                self._looks[index] = look(found)
-        self.tensors = tensors
-        return True
+        return super().matches(world)
 
     def is_worth_binding(self) -> bool:
         """Whether to look for a short way: less and less often while it is taken only once."""
@@ -415,10 +418,6 @@ class Replay:
         self.bound_in_vain += 1
         self._pause = min(1 << self.bound_in_vain, 64) if self.bound_in_vain > 4 else 0
         return True
-
-    def forget_gradients(self) -> None:
-        """Hold no gradient any more, so that whoever else does can be noticed."""
-        self.tensors = self.tensors[: len(self.snapshot.tensors)]
 
     def run(self) -> Any:
         """Replay the step on the tensors that `matches` found."""
@@ -505,15 +504,6 @@ class Replay:
         return start[outcome.place] if outcome.kind == "start" else outcome.value
 
 
-def surroundings() -> tuple[Any, ...]:
-    """Modes that a recording depends on."""
-    return (
-        modes.grad, modes.inference, modes.eager, modes.watch is None, get_default_dtype(),
-        settings.tier, settings.target, injecting(), off(), settings.threads,
-        settings.flush_denormals,
-    )  # fmt: skip
-
-
 def _renew_turns() -> None:
     """In a forked child, where the threads that had a turn are gone."""
     for step in _steps:
@@ -529,12 +519,13 @@ def forget() -> None:
     for step in _steps:
         step._replays.clear()
         step._recent.clear()
+        step._calls.clear()
 
 
 def report() -> list[str]:
     """One line for each compiled step that is alive: how it went and why it was recorded."""
     return [
-        f"{getattr(step, '__name__', 'step')}: {step.recorded} recorded, {step.replayed} replayed"
-        + ("" if step._replays else f"; {step.reason}")
+        f"{step.__name__}: {step.recorded} recorded, {step.replayed} replayed"
+        + ("" if step._replays or step._calls else f"; {step.reason}")
         for step in _steps
     ]

@@ -267,6 +267,8 @@ class Trace:
                     [x._leaf for x in stand_ins],
                 )  # fmt: skip
                 forward, numbers, backward = sketch.operations([one.value() for one in results])
+                if sketch.once:
+                    return None
                 strides = [one._strides for one in results]
                 return Trace(
                     name, sketch.note, forward, numbers, backward, strides, type(result) is tuple

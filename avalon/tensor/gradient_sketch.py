@@ -9,21 +9,25 @@ of the gradient find the histories that the calls would have had.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from avalon import ops
-from avalon.errors import TraceError
+from avalon.errors import AutogradError, TraceError
 from avalon.graph.primitive import Movement
 from avalon.tensor.core import Tensor, wrap
 from avalon.tracing import history as walk
-from avalon.tracing.backward import Backward
+from avalon.tracing.backward import Backward, Differentiate
 from avalon.tracing.history import GradientFunction, History, Leaf
 from avalon.tracing.modes import set_grad_enabled
 from avalon.tracing.operation import Operation, Step
 from avalon.tracing.recorded import Notes
 from avalon.tracing.sketch import Sketch
 from avalon.tracing.values import Recorder, Value, recorder
+
+# (histories made anew by the serials of the trace's, the call's own, its cotangent, kept values)
+# -> cotangents
+Differentiated = Callable[[dict[int, Any], History, Any, Sequence[Value]], list[Any]]
 
 
 class GradientSketch(Sketch):
@@ -33,6 +37,7 @@ class GradientSketch(Sketch):
         operands: the numbers of what was read.
         leaves: for each operand, the history that its cotangent goes to, or None.
         note: what to note on the forward operation, once it was cut.
+        once: why the gradient has no gradient of its own, or "".
     """
 
     def __init__(
@@ -42,12 +47,12 @@ class GradientSketch(Sketch):
         """Record the walk from `result`, whose cotangent is an input of its own.
 
         Raises:
-            TraceError: a gradient on the way is a Python function, or what was recorded reads
-                memory that is no operand.
+            TraceError: what was recorded reads memory that is no operand.
             DeclarationError: it draws random numbers whose counters are no operands.
         """
         self.leaves = leaves
         self.note = name
+        self.once = ""
         self.edge = result._history
         self.found: dict[int, Value] = {}
         end = own.count
@@ -55,7 +60,7 @@ class GradientSketch(Sketch):
         if seed is not None and self.edge is not None:
             with set_grad_enabled(False):
                 self.found = walk.backward(
-                    [(self.edge, seed)], wrap=wrap, accumulate=_accumulate_nothing, retain=True,
+                    [(self.edge, seed)], wrap=wrap, accumulate=accumulate_nothing, retain=True,
                     differentiable=False, wanted=[leaf for leaf in leaves if leaf is not None],
                     stop=True,
                 )  # fmt: skip
@@ -69,7 +74,8 @@ class GradientSketch(Sketch):
         numbers that it reads besides the operands; the gradient, if there is one.
 
         Raises:
-            TraceError: a gradient on the way is a Python function.
+            TraceError: a hook is to be called on the way, or a tensor that is no operand gathers a
+                gradient.
         """
         results = [self.number_of(value) for value in values]
         templates = [] if self.edge is None else self._templates(self.edge)
@@ -83,12 +89,15 @@ class GradientSketch(Sketch):
         count = len(self.operands)
         places = {number: count + place for place, number in enumerate(outputs)}
         places.update({number: place for place, number in enumerate(self.operands)})
-        unfold = self._unfolding(kept, templates, results[0])
+        self.result = results[0]
         held = [places[number] for number in kept]
-        return forward, numbers, self._backward(kept, held, unfold, forward)
+        backward = self._backward(kept, held, forward)
+        again = self._again if not self.once else self._refusal
+        backward.again = again(backward, kept, templates)
+        return forward, numbers, backward
 
     def _backward(
-        self, kept: Sequence[int], places: Sequence[int], unfold: Any, forward: Operation
+        self, kept: Sequence[int], places: Sequence[int], forward: Operation
     ) -> Backward:
         """The gradient of `forward`; it reads the numbers `kept`, at `places` of a call."""
         assert self.seed is not None
@@ -113,8 +122,7 @@ class GradientSketch(Sketch):
             [None if number is None else slot_of[number] for number in wanted],
             bool(kept),
             numbers,
-            unfold,
-            forward,
+            forward=forward,
         )
         if isinstance(self.note, Notes):
             made.note = self.noted(name, operation, slots)
@@ -130,7 +138,7 @@ class GradientSketch(Sketch):
             if number >= self.forward_end and step is not None:
                 read.update(place for place in step.places if place < self.forward_end)
         read.update(number for number in wanted if number < self.forward_end)
-        for history in templates:
+        for history in () if self.once else templates:
             read.update(self.number_of(value) for value in history._kept)
         kept: set[int] = set()
         waiting = list(read)
@@ -145,47 +153,81 @@ class GradientSketch(Sketch):
                 waiting += step.places
         return sorted(kept)
 
-    def _unfolding(self, kept: list[int], templates: Sequence[History], result: int) -> Any:
-        """What turns kept values into tensors with the histories that they would have had."""
+    def _again(
+        self, made: Backward, kept: list[int], templates: Sequence[History]
+    ) -> Differentiate:
+        """How `made` is recorded on tensors: over the histories that the calls would have had, made
+        anew from the kept values.
+        """
         held = {self.number_of(value) for history in templates for value in history._kept}
         missing = sorted(held.difference(kept).difference(self.numbers))
-        again, numbers, _ = self.cut(self.name, kept, missing)
-        histories = self._histories(result)
-        leaves = {leaf: place for place, leaf in enumerate(self.leaves) if leaf is not None}
-        plans = [
-            (template, [self.number_of(value) for value in template._kept])
+        remade, numbers, _ = self.cut(self.name, kept, missing)
+        leaves = {leaf.serial: place for place, leaf in enumerate(self.leaves) if leaf is not None}
+        plans = [  # without the templates themselves, which a walk releases, or which hold values
+            (
+                template.serial,
+                [one if one is None else one.serial for one in template.inputs],
+                template.like((), ()),
+                [self.number_of(value) for value in template._kept],
+            )
             for template in templates
         ]
         constants = self.numbers
+        differentiate = self._differentiated(made, kept)
 
-        def unfold(history: History, values: Sequence[Value], _: Any) -> list[Tensor]:
+        def again(
+            history: History, cotangent: Any, values: Sequence[Value], wrap: Callable[..., Any]
+        ) -> list[Any]:
             known = dict(zip(kept, values, strict=True)) | constants
             if missing:
-                made = recorder().put(again, [*values, *numbers], history.line, history.name)
-                known.update(zip(missing, made, strict=True))
-            real: dict[History, Any] = {
-                leaf: history.inputs[place] for leaf, place in leaves.items()
-            }
-            for template, numbers_kept in plans:
-                inputs = tuple([None if one is None else real[one] for one in template.inputs])
-                copied = [known[number] for number in numbers_kept]
-                real[template] = template.like(inputs, copied)
-            if self_edge is not None:
-                real[self_edge] = history
-            return [
-                wrap(value, real.get(histories.get(number)))  # type: ignore[arg-type]
+                new = recorder().put(remade, [*values, *numbers], history.line, history.name)
+                known.update(zip(missing, new, strict=True))
+            real: dict[int, Any] = {leaf: history.inputs[place] for leaf, place in leaves.items()}
+            for serial, sources, template, numbers_kept in plans:
+                inputs = tuple([None if one is None else real[one] for one in sources])
+                real[serial] = template.like(inputs, [known[number] for number in numbers_kept])
+            return differentiate(real, history, cotangent, values)
+
+        return again
+
+    def _differentiated(self, made: Backward, kept: list[int]) -> Differentiated:
+        """The cotangents, given the histories made anew: by the gradient's steps, on what is kept
+        with the history that it has.
+        """
+        assert self.edge is not None
+        histories = {number: one.serial for number, one in self._histories().items()}
+        edge = self.edge.serial
+
+        def differentiate(
+            real: dict[int, Any], history: History, cotangent: Any, values: Sequence[Value]
+        ) -> list[Any]:
+            real[edge] = history
+            tensors = [
+                wrap(value, real.get(histories.get(number, -1)))
                 for number, value in zip(kept, values, strict=True)
             ]
+            return made.on_tensors(cotangent, tensors, wrap)
 
-        self_edge = self.edge
-        return unfold
+        return differentiate
 
-    def _histories(self, result: int) -> dict[int, History]:
+    def _refusal(self, *_: Any) -> Differentiate:
+        """What says why it cannot be recorded on tensors."""
+        message = (
+            f"[backward] the gradient of {self.name} cannot be differentiated: {self.once}. Call "
+            "the function itself, not its compiled form, where you need gradients of gradients."
+        )
+
+        def refuse(*_: Any) -> Any:
+            raise AutogradError(message)
+
+        return refuse
+
+    def _histories(self) -> dict[int, History]:
         """The history of every number on the way from the operands to the result."""
         found: dict[int, History] = {}
         waiting: list[tuple[int, History]] = []
         if self.edge is not None:
-            waiting.append((result, self.edge))
+            waiting.append((self.result, self.edge))
         while waiting:
             number, history = waiting.pop()
             if number in found:
@@ -203,8 +245,7 @@ class GradientSketch(Sketch):
         """The histories from `edge` back to the operands, in the order in which they were made.
 
         Raises:
-            TraceError: one of them is a Python function or has a hook, which cannot be copied, or
-                belongs to a tensor that is no operand.
+            TraceError: one of them has a hook, or belongs to a tensor that is no operand.
         """
         found: list[History] = []
         seen: set[History] = {leaf for leaf in self.leaves if leaf is not None}
@@ -220,7 +261,7 @@ class GradientSketch(Sketch):
             if history.hooks or history.keepers:
                 raise TraceError(f"[{self.name}] observes a gradient on the way")
             if not isinstance(history._backward, (Backward, GradientFunction)) and history.inputs:
-                raise TraceError(f"[{self.name}] has a gradient that is a Python function")
+                self.once = f"the gradient of {history.name} in it is a Python function"
             waiting += [one for one in history.inputs if one is not None]
         return sorted(found, key=lambda history: history.serial)
 
@@ -231,5 +272,6 @@ def _is_cheap(step: Step) -> bool:
     return primitive is None or primitive.kind is Movement or primitive is ops.iota
 
 
-def _accumulate_nothing(leaf: Leaf, cotangent: Any) -> None:
+def accumulate_nothing(leaf: Leaf, cotangent: Any) -> None:
+    """What a walk does at a leaf that nobody asked for: there is none."""
     raise AssertionError("a trace asks for its cotangents")

@@ -14,8 +14,7 @@ from typing import Any
 
 from avalon.shape import Shape
 from avalon.size import Size, Sizes
-from avalon.tensor.core import Tensor
-from avalon.tracing.backward import Backward
+from avalon.tracing.backward import Backward, Differentiate
 from avalon.tracing.operation import LateOperation, Operation, Step
 from avalon.tracing.patterns import pattern_of
 from avalon.tracing.values import Value
@@ -235,14 +234,15 @@ def _alike(some: Sequence[Value], others: Sequence[Value]) -> bool:
     return [(repr(v.number), v.dtype) for v in some] == [(repr(v.number), v.dtype) for v in others]
 
 
-def _later(shapes: Sequence[Shape], tracer: Tracer) -> Any:
-    """What `Backward.unfold` does, by a trace that is made when somebody differentiates twice."""
-    traced: list[Any] = []
+def _later(shapes: Sequence[Shape], tracer: Tracer) -> Differentiate:
+    """What `Backward.again` does, by a trace that is made when somebody differentiates twice."""
+    traced: list[Differentiate] = []
 
-    def unfold(history: Any, values: Sequence[Value], wrap: Callable[..., Any]) -> list[Tensor]:
+    def again(
+        history: Any, cotangent: Any, values: Sequence[Value], wrap: Callable[..., Any]
+    ) -> list[Any]:
         if not traced:
-            traced.append(tracer(shapes).backward.unfold)
-        found: list[Tensor] = traced[0](history, values, wrap)
-        return found
+            traced.append(tracer(shapes).backward.again)
+        return traced[0](history, cotangent, values, wrap)
 
-    return unfold
+    return again

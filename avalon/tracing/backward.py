@@ -21,8 +21,8 @@ from avalon.tracing.values import Value, recorder
 _broadcast = lookup("broadcast")
 _LARGE = 256  # elements of a mask that is worth a look
 
-# (history, kept values, wrap) -> the kept values as tensors with histories
-Unfold = Callable[[Any, Sequence[Value], Callable[..., Any]], list[Any]]
+# (history, cotangent, kept values, wrap) -> the cotangents of the operands, as tensors
+Differentiate = Callable[[Any, Any, Sequence[Value], Callable[..., Any]], list[Any]]
 
 
 class Backward:
@@ -33,14 +33,14 @@ class Backward:
         releases: what is kept is given back after a walk, which cannot be done again then.
         operation: steps on the cotangent, what is kept, and `numbers`; None if there are none.
         results: for each operand the slot of its cotangent, or None.
-        unfold: what is kept as tensors that can be differentiated, where that is not plain.
+        again: how it is recorded on tensors, where that is not plain.
         forward: the operation whose gradient this is, if it is known.
         repeats: its cotangent's elements are only repeated (the gradient of a sum).
     """
 
     __slots__ = (
-        "_may_keep_less", "_taken", "forward", "keep", "note", "numbers", "operation", "releases",
-        "repeats", "results", "unfold",
+        "_may_keep_less", "_taken", "again", "forward", "keep", "note", "numbers", "operation",
+        "releases", "repeats", "results",
     )  # fmt: skip
 
     def __init__(
@@ -51,7 +51,7 @@ class Backward:
         results: Sequence[int | None],
         releases: bool,
         numbers: Sequence[Value] = (),
-        unfold: Unfold | None = None,
+        again: Differentiate | None = None,
         forward: Operation | None = None,
     ) -> None:
         self.note = f"gradient of {name}"
@@ -60,7 +60,7 @@ class Backward:
         self.results = tuple(results)
         self.releases = releases
         self.numbers = tuple(numbers)
-        self.unfold = unfold
+        self.again = again
         self.forward = forward
         self.repeats = operation is not None and _only_repeats(operation)
         self._may_keep_less: bool | None = None
@@ -98,14 +98,19 @@ class Backward:
         self, history: Any, cotangent: Any, kept: Sequence[Value], wrap: Callable[..., Any]
     ) -> list[Any]:
         """The same, recorded on tensors that have histories."""
-        if self.unfold is None:
-            count = len(history.inputs)
-            tensors = [
-                wrap(value, history.inputs[place] if place < count else history)
-                for place, value in zip(self.keep, kept, strict=True)
-            ]
-        else:
-            tensors = self.unfold(history, kept, wrap)
+        if self.again is not None:
+            return self.again(history, cotangent, kept, wrap)
+        count = len(history.inputs)
+        tensors = [
+            wrap(value, history.inputs[place] if place < count else history)
+            for place, value in zip(self.keep, kept, strict=True)
+        ]
+        return self.on_tensors(cotangent, tensors, wrap)
+
+    def on_tensors(
+        self, cotangent: Any, tensors: Sequence[Any], wrap: Callable[..., Any]
+    ) -> list[Any]:
+        """The cotangents of the operands by the operation's steps; `tensors` are what is kept."""
         slots = [cotangent, *tensors, *[wrap(number, None) for number in self.numbers]]
         if self.operation is not None:
             slots = self.operation.apply(slots)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from avalon.switches import off
-from avalon.tracing.backward import Backward
+from avalon.tracing.backward import Backward, Differentiate
 from avalon.tracing.history import History
 from avalon.tracing.joint_graph import Joined, Kind, join
 from avalon.tracing.values import Recorder, Value, recorder
@@ -96,10 +96,10 @@ class Joining:
             return False
         later.inputs = (first,)
         later._kept = here.put(joined.fresh, (operand,), later.line, later.name)
-        later._backward = Backward(
-            later.name, range(1, 1 + len(later._kept)), joined.operation, joined.results, True, (),
-            _unfold,
-        )  # fmt: skip
+        later._backward = made = Backward(
+            later.name, range(1, 1 + len(later._kept)), joined.operation, joined.results, True
+        )
+        made.again = _without_histories(made)
         return True
 
 
@@ -162,6 +162,10 @@ def _joined_of(row: Sequence[Backward], operands: Sequence[Kind]) -> Joined | No
     return _joined[key]
 
 
-def _unfold(history: Any, values: Sequence[Value], wrap: Wrap) -> list[Any]:
-    """What is kept as tensors: none of it has a gradient."""
-    return [wrap(value, None) for value in values]
+def _without_histories(made: Backward) -> Differentiate:
+    """How a gradient is recorded on tensors if nothing that it keeps has one."""
+
+    def again(history: Any, cotangent: Any, kept: Sequence[Value], wrap: Wrap) -> list[Any]:
+        return made.on_tensors(cotangent, [wrap(value, None) for value in kept], wrap)
+
+    return again

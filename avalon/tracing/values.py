@@ -334,7 +334,7 @@ class Recorder:
         """What is recorded inside is forgotten at the end; nobody may use its values then."""
         grown: tuple[list[Any], ...] = (
             self.recorded.key, self.recorded.lines, self.values, self.feeds, self.fed_by,
-            self.holders,
+            self.holders, self.preparing,
         )  # fmt: skip
         lengths = [len(one) for one in grown]
         before = self.count, self.calls, self.bytes, self.graded, self.updated

@@ -382,17 +382,6 @@ def test_a_loss_may_be_returned_after_its_backward():
         loss.backward()
 
 
-def test_a_loss_that_still_has_its_history_is_not_replayed():
-    weight = av.tensor([2.0], requires_grad=True)
-    step = av.compile(lambda x: (x * weight * weight).sum())
-    for k in range(4):
-        weight.grad = None
-        step(av.tensor([float(k)])).backward()
-        assert weight.grad.tolist() == [4.0 * k]
-    assert step.replayed == 0
-    assert "history holds values" in step.reason
-
-
 SCALE = 2.0
 
 
