@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import heap
 
-SECTIONS = ("table", "loops", "squares", "layers", "starts", "processes", "scaling")
+SECTIONS = ("table", "loops", "squares", "layers", "starts", "processes", "scaling", "attention")
 
 
 def main() -> None:

@@ -70,14 +70,14 @@ def _memory(library: str) -> dict[str, float]:
     generator = np.random.default_rng(0)
     images = generator.normal(size=(resnet.BATCH, 3, 32, 32)).astype(np.float32)
     labels = generator.integers(0, 10, resnet.BATCH)
-    before = _peak()
+    before = peak()
     side = resnet.competitor(lib, resnet.build(lib), images, labels, compiled=library == "avalon")
     for _ in range(4):
         side.train()
-    return {"bytes": _peak() - before}
+    return {"bytes": peak() - before}
 
 
-def _peak() -> int:
+def peak() -> int:
     """The largest resident size so far, in bytes. Linux is asked by file, for there getrusage
     begins with what the parent had.
     """

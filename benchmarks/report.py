@@ -116,6 +116,12 @@ def _scaling(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _attention(found: Mapping[str, Any]) -> list[str]:
+    title = "peak bytes of training steps"
+    peaks = (f"  {length:<38}{peak}" for length, peak in found[title].items())
+    return [*_rows(found["times"]), title, *peaks]
+
+
 _SECTIONS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "table": _table,
     "loops": _rows,
@@ -124,6 +130,7 @@ _SECTIONS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "starts": _durations,
     "processes": _processes,
     "scaling": _scaling,
+    "attention": _attention,
 }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import (
+    attention,
     layers,
     loops,
     measure,
@@ -68,13 +69,7 @@ class Sections:
 
     def layers(self) -> Found:
         """Every kind of layer, forward and with its gradients."""
-        rows = {row.name: row for row in layers.ROWS}
-        found: Found = {}
-        for name in self._chosen(rows):
-            for kind, taken in layers.measure_row(rows[name], 5, 0.1).items():
-                title = name if kind == "forward" else f"{name} +backward"
-                found[title] = taken if isinstance(taken, str) else report.summarize(taken)
-        return found
+        return self._rows({row.name: row for row in layers.ROWS})
 
     def starts(self) -> Found:
         """First steps in fresh processes."""
@@ -98,6 +93,25 @@ class Sections:
             axis: {str(size): report.summarize(one) for size, one in found.items()}
             for axis, found in axes.items()
         }
+
+    def attention(self) -> Found:
+        """Attention by its kind and the length of its context, and its memory."""
+        lengths = [str(n) for n in attention.LENGTHS]
+        return {
+            "times": self._rows(attention.rows()),
+            "peak bytes of training steps": {
+                length: attention.peak_bytes(int(length)) for length in self._chosen(lengths)
+            },
+        }
+
+    def _rows(self, rows: dict[str, Any]) -> Found:
+        """Rows of the layer table, forward and with their gradients."""
+        found: Found = {}
+        for name in self._chosen(rows):
+            for kind, taken in layers.measure_row(rows[name], 5, 0.1).items():
+                title = name if kind == "forward" else f"{name} +backward"
+                found[title] = taken if isinstance(taken, str) else report.summarize(taken)
+        return found
 
     def _chosen(self, names: Iterable[str]) -> Iterator[str]:
         for name in names:

@@ -117,15 +117,17 @@ class Decision:
                 for operand in node.operands:
                     self._store_base(operand, strided)
 
-    def _store(self, node: Node) -> None:
-        """Store a node, or, if it only renames another's elements, that one."""
+    def _store(self, node: Node, only_read: bool = False) -> None:
+        """Store a node, or, if it only renames another's elements, that one: an input too, if the
+        node is `only_read`.
+        """
         while (
             SHARE_BUFFERS.on
             and isinstance(node, Call)
             and node not in self.stored
             and node.primitive.kind is not Elementwise
             and lowering_of(node.primitive) in ("reshape", "copy", "transfer")
-            and isinstance(node.operands[0], Call)
+            and (isinstance(node.operands[0], Call) or (only_read and _is_memory(node.operands[0])))
             and not self._is_view(node.operands[0])
             and 0 not in node.shape
         ):
@@ -158,7 +160,7 @@ class Decision:
             elif isinstance(base, Call):
                 self.stored.add(base)
             return
-        self._store(node)
+        self._store(node, only_read=True)
 
     def _weigh(self) -> None:
         """Store what would be computed too often, or is too long for one kernel."""
@@ -302,7 +304,7 @@ class Decision:
     def _share(self) -> None:
         """An alias of what turned out not to be stored as a call is stored itself."""
         for node, source in list(self.aliases.items()):
-            if source not in self.stored and source not in self.aliases:
+            if not (source in self.stored or source in self.aliases or _is_memory(source)):
                 self.stored.add(node)
                 del self.aliases[node]
 
@@ -331,6 +333,11 @@ def _switch_of(node: Call) -> Switch:
 def is_a_number(node: Node) -> bool:
     """Whether a node is a number in the program's text or among its arguments, not in memory."""
     return isinstance(node, Constant) or (isinstance(node, Input) and node.scalar)
+
+
+def _is_memory(node: Node) -> bool:
+    """Whether a node is an array that the program is handed."""
+    return isinstance(node, Input) and not node.scalar
 
 
 def _only_spreads(node: Call) -> bool:

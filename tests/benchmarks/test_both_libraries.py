@@ -3,9 +3,10 @@
 JAX, which the table needs, forbids its process to fork; rows and loops need PyTorch only.
 """
 
+import numpy as np
 import pytest
 
-from benchmarks import layers, loops
+from benchmarks import attention, layers, loops
 
 SMALL = ("linear_small", "bilinear", "softmax_short", "lstm_cell", "argmax", "batchnorm1d")
 
@@ -31,3 +32,11 @@ def test_loops_run(name):
     for run in sides.values():
         run()
         run()
+
+
+def test_rows_of_attention_agree_in_both_libraries(monkeypatch):
+    monkeypatch.setattr(attention, "LENGTHS", (8,))
+    for name, row in attention.rows().items():
+        sides = layers.steps(row, False)
+        ours, theirs = sides["avalon"]().numpy(), sides["torch"]().numpy()
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)

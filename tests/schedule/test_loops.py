@@ -182,3 +182,17 @@ def test_a_graph_that_holds_graphs_prints_as_python_that_rebuilds_it(primitive):
         assert again.signature() == graph.signature()
         assert again.signature().digest() == graph.signature().digest()
         assert str(rebuild(str(again))) == str(again)
+
+
+@pytest.mark.parametrize("also_output", [False, True])
+def test_a_loop_walks_an_input_of_another_shape_as_it_lies(also_output):
+    body = Graph("squared")
+    row = body.input((4,), F32, "row")
+    body.outputs = [ops.multiply(row, row)]
+    graph = Graph("rows")
+    rows = ops.reshape(graph.input((2, 3, 4), F32), shape=(6, 4))
+    (stack,) = ops.scan(rows, body=Body(body), carries=0, sequences=1)
+    graph.outputs = [stack, rows] if also_output else [stack]
+    same_in_all_tiers(graph, [np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)])
+    copies = len(compile_graph(graph, "hot").plan.launches) - 1
+    assert copies == also_output
