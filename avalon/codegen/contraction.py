@@ -297,21 +297,18 @@ def _hot(
         if few(size, 0):
             continue
         if few(spans, 1):
-            kernel, work = _hot_kernel(target, dtype, problem, rank, False, fused)
-            kernels[kernel.symbol] = kernel
+            built = _hot_kernel(target, dtype, problem, rank, False, fused)
+            kernels[built.kernel.symbol] = built.kernel
             arguments = (*operands, *own, *map(_integer, problem.formulas))
             # Phases write elements of their own, side by side.
-            launches.append(
-                Launch(kernel.symbol, arguments, work, problem.flops, window=len(problems) > 1)
-            )
+            launches.append(replace(built.launch(arguments), window=len(problems) > 1))
             continue
         partial = Argument("buffer", temporary + len(temporaries), written=True)
         temporaries.append(spans * size * summed_in(dtype).itemsize)
         parts = _to_partial_sums(problem)
-        kernel, work = _hot_kernel(target, dtype, parts, rank, True, None)
-        kernels[kernel.symbol] = kernel
-        arguments = (*operands, partial, *map(_integer, parts.formulas))
-        launches.append(Launch(kernel.symbol, arguments, work, problem.flops))
+        built = _hot_kernel(target, dtype, parts, rank, True, None)
+        kernels[built.kernel.symbol] = built.kernel
+        launches.append(built.launch((*operands, partial, *map(_integer, parts.formulas))))
         partial = replace(partial, written=False)
         for kernel, arguments, work in _joined_spans(
             target, dtype, problem, rank, partial, own, fused
@@ -344,10 +341,26 @@ def _joined_spans(
         yield _spans_kernel(target, dtype), arguments, -(-size // generic.SPANS_UNIT)
 
 
+@dataclass(frozen=True)
+class _Built:
+    """A kernel, its units of work, the arithmetic that they do, and that which beginning a chunk of
+    them takes as long as.
+    """
+
+    kernel: Kernel
+    work: int
+    flops: int
+    begin: int = 0
+
+    def launch(self, arguments: tuple[Argument, ...]) -> Launch:
+        """The kernel applied to arguments."""
+        return Launch(self.kernel.symbol, arguments, self.work, self.flops, begin=self.begin)
+
+
 def _hot_kernel(
     target: Target, dtype: DType, problem: Problem, rank: int, is_partial: bool,
     fused: Fused | None,
-) -> tuple[Kernel, int]:  # fmt: skip
+) -> _Built:  # fmt: skip
     if fused is None:
         return _plain_kernel(target, dtype, problem, rank, is_partial)
     cut = direct(target, dtype, problem) if rank and not fused.windows else None
@@ -356,7 +369,7 @@ def _hot_kernel(
             fused.symbol, target, dtype, problem, cut, (0, 1, fused.y),
             FIRST_SLOT + len(fused.arguments), rank, fused.write, fused.together,
         ).build()  # fmt: skip
-        return kernel, direct_units(problem, cut)
+        return _Built(kernel, direct_units(problem, cut), problem.flops)
     grain = fused.windows.steps if fused.windows else (1, 1, 1)
     schedule = contraction_cost.choose(target, dtype, problem, rank > 0, grain)
     slots = Slots(0, 1, fused.y, FIRST_SLOT + len(fused.arguments))
@@ -364,13 +377,14 @@ def _hot_kernel(
         fused.symbol, target, dtype, problem, schedule, slots, rank, fused.write, False,
         fused.windows, fused.together,
     ).build()  # fmt: skip
-    return kernel, units(problem, schedule)
+    begin = contraction_cost.beginning(target, dtype, problem, schedule)
+    return _Built(kernel, units(problem, schedule), problem.flops, begin)
 
 
 @lru_cache(maxsize=256)
 def _plain_kernel(
     target: Target, dtype: DType, problem: Problem, rank: int, is_partial: bool
-) -> tuple[Kernel, int]:
+) -> _Built:
     """A kernel that stores its result, named by what it computes."""
     cut = direct(target, dtype, problem) if rank and not is_partial else None
     schedule = cut or contraction_cost.choose(target, dtype, problem, rank > 0)
@@ -381,8 +395,9 @@ def _plain_kernel(
         kernel = DirectKernel(
             symbol, target, dtype, problem, schedule, (0, 1, 2), 3, rank, None
         ).build()
-        return kernel, direct_units(problem, schedule)
+        return _Built(kernel, direct_units(problem, schedule), problem.flops)
     kernel = HotKernel(
         symbol, target, dtype, problem, schedule, Slots(0, 1, 2), rank, None, is_partial
     ).build()
-    return kernel, units(problem, schedule)
+    begin = contraction_cost.beginning(target, dtype, problem, schedule)
+    return _Built(kernel, units(problem, schedule), problem.flops, begin)

@@ -102,6 +102,19 @@ def _supposed(problem: Problem, spatial: bool) -> Problem:
     return replace(sampled, images=images, channels=channels)
 
 
+def beginning(target: Target, dtype: DType, problem: Problem, schedule: Schedule) -> int:
+    """The arithmetic that packing the lanes that stay takes as long as: every chunk of units that a
+    thread begins does so.
+    """
+    if not schedule.resident or problem.formulas:
+        return 0
+    unit = schedule.x_unit if schedule.x_in_lanes else schedule.w_unit
+    model = _Model(target, dtype, problem, schedule.box is not None, (1, 1, 1))
+    vectors = ceil(unit / model.width) * model.blocks.per_span * model.blocks.longest
+    # Two fused multiply-adds a cycle.
+    return int(vectors * model.packing(schedule.x_in_lanes) * 4 * model.width)
+
+
 class _Model:
     def __init__(
         self, target: Target, dtype: DType, given: Problem, spatial: bool, grain: Grain

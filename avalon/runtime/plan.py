@@ -53,7 +53,9 @@ class Argument:
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel applied to arguments. `flops` and `bytes` are estimates for cutting and printing."""
+    """A kernel applied to arguments. `flops` and `bytes` are estimates for cutting and printing;
+    `begin` is the arithmetic that beginning a chunk of units takes as long as.
+    """
 
     kernel: str  # symbol
     arguments: tuple[Argument, ...]
@@ -64,6 +66,7 @@ class Launch:
     source: str = ""  # the user's "file:line" it came from
     origins: str = ""  # the layers and lines of all that it computes
     window: bool = False  # writes elements that no other launch of this kind writes
+    begin: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from avalon.size import hint
 
 _CHUNKS_PER_THREAD = 8
 _CHUNK_NANOSECONDS = 2_000  # a smaller chunk costs more to claim than it gains
+_LEAST_CHUNKS = 2  # for each thread, where beginning one takes long
+_BEGINNING = 0.05  # share of a chunk's time that beginning it may take
 _UNEVEN = 1.04  # how much more than an equal share one thread may have
 # What a core does in a nanosecond, for first guesses only; then calls are timed.
 _FLOPS_PER_NANOSECOND = 40
@@ -20,7 +22,7 @@ _LAUNCH_NANOSECONDS = 100
 
 def chunk_units(launch: Launch, threads: int) -> int:
     """Units that a thread claims at a time: some chunks for each thread, none too small to pay, of
-    a size that leaves the threads about equal shares.
+    a size that leaves the threads about equal shares; larger ones where beginning one takes long.
     """
     chunks = threads * _CHUNKS_PER_THREAD
     if launch.flops or launch.bytes:
@@ -30,7 +32,12 @@ def chunk_units(launch: Launch, threads: int) -> int:
     if chunks < threads:
         return largest
     even = -(-work // threads) * _UNEVEN
-    sizes = range(largest, (largest - 1) // 2, -1)
+    sizes = [*range(largest, (largest - 1) // 2, -1)]
+    if launch.begin:
+        worth = launch.begin * work / (_BEGINNING * launch.flops)
+        larger = range(largest, work // (threads * _LEAST_CHUNKS) + 1)
+        if worth > largest:
+            sizes = [*(size for size in larger if size >= worth), *reversed(larger), *sizes]
     return next((size for size in sizes if _share(work, size, threads) <= even), largest)
 
 

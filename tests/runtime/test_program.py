@@ -411,6 +411,17 @@ def test_chunks_leave_the_threads_about_equal_shares(work, threads):
     assert -(-chunks // threads) * chunk <= 1.05 * -(-work // threads)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_chunks_are_larger_where_beginning_one_takes_long(threads):
+    quick = chunk_units(Launch("k", (), 64, flops=64 * 10**6), threads)
+    slow = chunk_units(Launch("k", (), 64, flops=64 * 10**6, begin=10**6 // 2), threads)
+    assert quick < slow <= 64 // (2 * threads)
+    chunks = -(-64 // slow)
+    assert -(-chunks // threads) * slow <= 1.05 * 64 / threads
+    few = chunk_units(Launch("k", (), threads, flops=10**9, begin=10**8), threads)
+    assert few == 1
+
+
 def test_spare_memory_holds_the_output_unless_something_needs_it():
     program = Program(plans.scaling(3))
     given, spare, small = floats([1, 2, 3]), floats([7, 8, 9]), floats([7])
