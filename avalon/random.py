@@ -255,11 +255,16 @@ def _halves(both: Tensor) -> list[Tensor]:
 _BITS = {dtypes.bfloat16: 8, dtypes.float16: 11, dtypes.float32: 24, dtypes.float64: 53}
 
 
-def _words(shape: Shape, wide: DType, generator: Generator | None) -> Tensor:
-    """The words that `_whole` makes numbers of: one for each number, two rows of them above 24
-    bits.
+def _words_of(shape: Shape, wide: DType) -> Shape:
+    """The shape of the words that `_whole` makes numbers of: one for each number, two rows of them
+    above 24 bits.
     """
-    return bits((2, *shape) if _BITS[wide] > 24 else tuple(shape), generator)
+    return (2, *shape) if _BITS[wide] > 24 else tuple(shape)
+
+
+def _words(shape: Shape, wide: DType, generator: Generator | None) -> Tensor:
+    """Words for numbers of this shape."""
+    return bits(_words_of(shape, wide), generator)
 
 
 def _whole(words: Tensor, count: int) -> Tensor:
@@ -347,12 +352,16 @@ def exponential_races(
     fed = _fed("exponential", weights.shape, weights.dtype)
     if fed is not None:
         return _largest(weights, fed, count)
-    return _races(weights, _words(weights.shape, _wide(weights.dtype), generator), count)
+    words = _words_of(weights.shape, _wide(weights.dtype))
+    key, first = (generator or default_generator).reserve(prod(words))
+    return _races(weights, key, first, count)
 
 
 @composite
-def _races(weights: Tensor, words: Tensor, count: int) -> Tensor:
-    return _largest(weights, _exponential(words, weights.dtype), count)
+def _races(weights: Tensor, key: Tensor, first: Tensor, count: int) -> Tensor:
+    words = _words_of(weights.shape, _wide(weights.dtype))
+    drawn = source(ops.random_bits, key, first, shape=words)
+    return _largest(weights, _exponential(drawn, weights.dtype), count)
 
 
 @composite
