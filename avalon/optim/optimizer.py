@@ -176,7 +176,7 @@ class Optimizer:
         states = [self.state[key] for key, _, _ in updates]
         self._start_counts(states)
         parameters = [parameter for _, parameter, _ in updates]
-        gradients = [gradient.detach() for _, _, gradient in updates]
+        gradients = [x.detach() if x.requires_grad else x for _, _, x in updates]
         plan = None
         if not modes.eager and modes.body is None and self._count_together(states):
             plan = plan_for(self, self._take_step, group, parameters, gradients, states)

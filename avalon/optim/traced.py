@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from avalon import dtype as dtypes
 from avalon.errors import TraceError
 from avalon.tensor import Tensor, wrap
-from avalon.tensor.writes import write
+from avalon.tensor.writes import replace
 from avalon.tracing.operation import Operation
 from avalon.tracing.recorded import user_place
 from avalon.tracing.sketch import Sketch
@@ -152,7 +152,7 @@ class Plan:
         ]
         made = here.put(self.operation, operands, user_place(), self.name)
         for place, value in zip(self.targets, made, strict=True):
-            write(targets[place], wrap(value, None), None)
+            replace(targets[place], value)
 
 
 def _rate(rate: Any) -> Tensor:

@@ -52,19 +52,21 @@ def _accumulate(differentiable: bool) -> Any:
             return
         if tensor.grad_fn is not None:
             raise AutogradError("[backward] a leaf variable has been moved into the graph interior")
-        gradient = cotangent if differentiable else wrap(cotangent, None)
         before = tensor._grad
         if before is None:
-            fresh = wrap(gradient.value(), gradient._edge() if differentiable else None)
+            if differentiable:
+                fresh = wrap(cotangent.value(), cotangent._edge())
+            else:
+                fresh = wrap(cotangent, None)
             if tensor._strides is not None and is_dense(tensor.shape, tensor._strides):
                 fresh._set_strides(tensor._strides)
             tensor._grad = fresh
             epoch.count += 1
         elif differentiable:
-            tensor._grad = before + gradient
+            tensor._grad = before + cotangent
             epoch.count += 1
         else:
-            assign_(before, before + gradient)
+            assign_(before, before + wrap(cotangent, None))
 
     return into
 

@@ -124,6 +124,20 @@ def write(x: Tensor, new: Tensor, edge: History | None) -> Tensor:
     return x
 
 
+def replace(x: Tensor, value: Value) -> None:
+    """Put a value of `x`'s shape and dtype into `x`'s storage; histories stay as they are."""
+    cell = x._cell
+    if x._moves or cell.memory is not None:
+        write(x, wrap(value, None), None)
+        return
+    if x._requires and not modes.grad:
+        recorder().updated = True
+    _put(x, value)
+    cell.version += 1
+    epoch.count += cell.watched
+    x._count().write()
+
+
 def _is_joint(x: Tensor) -> bool:
     """True if a write to `x` does the value and the history of its base in one."""
     base = x._base
