@@ -117,7 +117,7 @@ class _Again(Backward):
             original.forward.name, range(kept), joined.operation, joined.results, True,
             original.numbers,
         )  # fmt: skip
-        self.note = original.note
+        self.note = str(original.note)  # not those of the steps, which are others
         self._original = original
         self._start = start
         self._count = count

@@ -356,3 +356,16 @@ def test_a_walk_that_makes_the_pooling_run():
             y.backward(g)
         found.append(x.grad)
     same(*found)
+
+
+def test_layers_whose_joined_gradient_has_more_steps():
+    found = []
+    for early in (False, True):
+        x = images(shape=(3, 2, 9, 12)).requires_grad_()
+        net = av.nn.Sequential(av.nn.LeakyReLU(0.2), av.nn.MaxPool2d(3, stride=1))
+        loss = (net(x) ** 2).sum()
+        if early:
+            loss.item()
+        loss.backward()
+        found.append(x.grad)
+    same(*found)
