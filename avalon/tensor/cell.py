@@ -122,6 +122,26 @@ def moved(value: Value, moves: Sequence[Move]) -> Value:
     return value
 
 
+def moves_along(view: Any) -> bool:
+    """Whether the entry that reads a view may do its movements: nobody recorded them yet, and the
+    value that they start from was just made. True once, for a view that is read again had better be
+    recorded by itself.
+    """
+    cell = view._cell
+    if (
+        not view._moves
+        or cell.memory is not None
+        or cell.value.recorder is not recorder()
+        or cell.version in (view._memo_version, view._moved_along)
+        or modes.replay is not None
+        or modes.body is not None
+        or modes.grad
+    ):
+        return False
+    view._moved_along = cell.version
+    return True
+
+
 def continued(edge: History, start: Any, moves: Sequence[Move]) -> History:
     """The history that continues `edge`, of something like `start`, through movements."""
     line = user_place()

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from avalon.dtype import DType
 from avalon.errors import TraceError
 from avalon.shape import Shape
+from avalon.tensor.cell import moves_along
 from avalon.tensor.core import Tensor
 from avalon.tensor.creation import get_default_dtype
 from avalon.tensor.gradient_sketch import GradientSketch
@@ -26,7 +27,7 @@ from avalon.tracing.backward import Backward
 from avalon.tracing.history import History
 from avalon.tracing.joining import Joining
 from avalon.tracing.modes import modes, set_grad_enabled
-from avalon.tracing.operation import Operation
+from avalon.tracing.operation import Operation, on_moved
 from avalon.tracing.recorded import user_place
 from avalon.tracing.values import Recorder, Value, recorder, recording_into
 
@@ -202,16 +203,21 @@ class Trace:
         backward = self.backward
         if backward is not None and here.updated:
             here.flush()
-        values = [
-            cell.value
-            if (cell := operand._cell).memory is None and not operand._moves
-            else operand.value()
-            for operand in operands
-        ]
+        along = () if backward else [x._moves and moves_along(x) for x in operands]
+        if True in along:
+            forward, values, others = self._on_moved(operands, along)
+        else:
+            forward, others = self.forward, list(self.numbers)
+            values = [
+                cell.value
+                if (cell := operand._cell).memory is None and not operand._moves
+                else operand.value()
+                for operand in operands
+            ]
         if modes.body is not None:
             modes.body.meet(operands, values)
         line = user_place()
-        made = here.put(self.forward, [*values, *self.numbers], line, self.note)
+        made = here.put(forward, [*values, *others], line, self.note)
         result = Tensor._make(made[0])
         if backward is not None:
             count = len(values)
@@ -225,11 +231,28 @@ class Trace:
             result._set_strides(self.strides[0])
         if not self.several:
             return result
-        others = [Tensor._make(value) for value in made[1 : len(self.strides)]]
-        for other, strides in zip(others, self.strides[1:], strict=True):
+        further = [Tensor._make(value) for value in made[1 : len(self.strides)]]
+        for other, strides in zip(further, self.strides[1:], strict=True):
             if strides is not None:
                 other._set_strides(strides)
-        return (result, *others)
+        return (result, *further)
+
+    def _on_moved(
+        self, operands: Sequence[Tensor], along: Sequence[Any]
+    ) -> tuple[Operation, list[Value], list[Value]]:
+        """The entry that does the movements of some views along, what it reads in the place of the
+        operands, and besides.
+        """
+        values: list[Value] = []
+        others = list(self.numbers)
+        links = []
+        for operand, goes_along in zip(operands, along, strict=True):
+            moves = operand._moves if goes_along is True else ()
+            values.append(operand._cell.value if moves else operand.value())
+            links.append(tuple([move.operation for move in moves]))
+            for move in moves:
+                others += move.operands
+        return on_moved(self.forward, tuple(links)), values, others
 
     @staticmethod
     def of(case: _Case, shapes: Sequence[Shape]) -> Trace | None:

@@ -97,6 +97,7 @@ class Tensor(Installed):
     _offset: int = 0
     _memo: Value | None = None
     _memo_version = -1
+    _moved_along = -1  # the cell's version for which a reader did the movements
 
     _base: Tensor | None = None  # the tensor whose history this view follows
     _path: tuple[Move, ...] = ()  # from that tensor to this one

@@ -17,7 +17,7 @@ from typing import Any
 from avalon import ops
 from avalon.errors import ShapeError
 from avalon.shape import Shape, contiguous_strides, normalize_axis
-from avalon.tensor.cell import Kind, Move
+from avalon.tensor.cell import Kind, Move, moved, moves_along
 from avalon.tensor.core import DEFAULT, MULTIPLE, Tensor, method
 from avalon.tensor.operators import scalar_value
 
@@ -146,6 +146,8 @@ def reshape(x: Tensor, *shape: Any) -> Tensor:
     """The same elements in another shape: a view where strides allow it, else a copy."""
     sizes, moves, strides = _sized(x, "reshape", sizes_of(shape))
     if strides is None:
+        if moves_along(x):
+            return Tensor._make(moved(x._cell.value, (*x._moves, *moves)))
         copied: Tensor = ops.reshape(x, shape=sizes)
         return copied
     return x._view(moves, strides, x._offset)

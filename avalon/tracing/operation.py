@@ -269,6 +269,27 @@ def chain_of(links: tuple[Operation, ...]) -> Operation:
     return found
 
 
+def on_moved(operation: Operation, links: tuple[tuple[Operation, ...], ...]) -> Operation:
+    """The operation that does another one on what chains lead to: `links` has one for each of its
+    first operands, as `chain_of` takes them. Their further operands follow those of `operation`.
+    """
+    key = ("on moved", operation, links)
+    found = _known.get(key)
+    if found is None:
+        inputs = given = operation.inputs
+        inputs += sum([link.inputs - 1 for chain in links for link in chain])
+        steps: list[Step] = []
+        slots = list(range(operation.inputs))
+        for place, chain in enumerate(links):
+            for link in chain:
+                own = [slots[place], *range(given, given + link.inputs - 1)]
+                given += link.inputs - 1
+                slots[place] = spell_out(link, own, steps, inputs)[0]
+        outputs = spell_out(operation, slots, steps, inputs)
+        found = _kept(key, Operation(operation.name, inputs, steps, outputs))
+    return found
+
+
 def sum_of(count: int, shape: Shape, dtype: DType) -> Operation:
     """The operation that adds values of one kind, from left to right."""
     key = ("sum", count, shape, dtype)

@@ -108,6 +108,46 @@ def test_a_call_is_one_entry_and_so_is_its_gradient():
     assert names()[-2:] == ["gradient of gelu", "gradient of linear"]
 
 
+def test_movements_of_what_was_just_made_belong_to_their_first_reader():
+    x, weight = leaf(5, 6), leaf(4, 3)
+    mask = av.tensor([0, 2, 1])
+
+    def attended(grad):
+        with av.set_grad_enabled(grad):
+            y = (x * 2).view(5, 2, 3)
+            view = y.transpose(0, 1)[:, 1:]
+            first = F.linear(view, weight)
+            second = F.softmax(view, dim=-1)
+            copied = y.transpose(0, 1).reshape(3, 10)
+            third = F.softmax(copied.t()[:, mask - 0], dim=0)
+            return [part.detach().tolist() for part in (first, second, third)]
+
+    expected = attended(True)
+    with av.no_grad():
+        y = F.gelu(x)
+        view = y.t()[1:]
+        F.softmax(view, dim=0)
+        assert names() == ["gelu", "softmax"]
+        F.gelu(view)
+        F.gelu(view)
+        assert names()[2:] == ["slice", "gelu", "gelu"]
+        y.t().reshape(30)
+        assert names()[5:] == ["reshape"]
+    assert attended(False) == expected
+
+
+def test_a_view_of_what_was_written_meanwhile_moves_the_new_value():
+    with av.no_grad():
+        x = av.ones(2, 3) * 1
+        view = x.t()
+        before = F.softmax(view, dim=0)
+        x *= av.tensor([0.0, 1.0, 2.0])
+        after = F.softmax(view, dim=0)
+    assert before.tolist() == F.softmax(av.ones(3, 2), dim=0).tolist()
+    expected = F.softmax(av.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]), dim=0)
+    assert after.tolist() == expected.tolist()
+
+
 def test_a_value_asked_for_before_backward_is_not_computed_again():
     x, weight, target = leaf(5, 3), leaf(4, 3), leaf(4, 5).detach().t()
     loss = F.mse_loss(F.softmax(F.linear(x, weight), dim=1), target)
