@@ -8,7 +8,8 @@ where it is: a unit of work is a band of rows of positions of one image and one 
 weights stay in registers. A tile is some rows by some vectors along them, all its products are
 written one after another, and a vector of x serves every row of the tile that sees it. Lanes that
 see nothing of x at either end of a row are switched off, and rows above or below x are read from a
-row of zeros. Numbers of images may be an argument of the kernel.
+row of zeros. The number of images may be an argument of the kernel, and how far apart images and
+groups lie.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ from math import ceil
 
 from avalon import dtype as dtypes
 from avalon.codegen.contraction_pack import Scratch, parts_left, split
-from avalon.codegen.contraction_problem import Problem, known
+from avalon.codegen.contraction_problem import Problem, is_number, known
 from avalon.codegen.contraction_store import Epilogue, Results
 from avalon.codegen.contraction_tile import lanes_of, summed_in
 from avalon.codegen.emit import Emit, Pointer, Value
 from avalon.codegen.target import Target
 from avalon.dtype import DType
 from avalon.runtime.plan import Kernel
-from avalon.size import is_open
 
 _MOST_PRODUCTS = 64  # of a result: all are written one after another
 _FEW_PRODUCTS = 12  # of a result, whose weights stay in registers
@@ -94,11 +94,15 @@ def units(problem: Problem, cut: Direct) -> int:
 
 
 def _is_known(problem: Problem) -> bool:
-    """Whether every number is known, but for that of the images."""
-    return all(formula == problem.images for formula in problem.formulas) and not any(
-        is_open(known(number))
-        for number in (*problem.lengths, *problem.counts, problem.groups, problem.channels)
-    )
+    """Whether every number is known, but for that of the images, and how far they and groups lie
+    apart.
+    """
+    numbers = (
+        problem.groups, problem.channels, problem.depth, *problem.sizes, *problem.taps,
+        *problem.outputs, *problem.stride, *problem.dilation, *problem.low, *problem.lengths,
+        *problem.counts, *problem.x_strides[2:], *problem.w_strides, *problem.y_strides[2:],
+    )  # fmt: skip
+    return all(map(is_number, numbers))
 
 
 def _seen(problem: Problem, rows: int) -> list[int]:
@@ -200,20 +204,20 @@ class DirectKernel:
     def _rows(self, image: Value, group: Value, plane: Value, first: Value) -> Rows:
         """Where the rows of x are that the rows of positions from `first` on see."""
         emit, problem = self.emit, self.problem
-        strides = list(map(known, problem.x_strides))
         base = emit.index(problem.x_offset)
-        for i, stride in zip((group, image), strides, strict=False):
-            base = emit.add(base, emit.multiply(i, stride))
+        for i, apart in zip((group, image), problem.x_strides, strict=False):
+            base = emit.add(base, emit.multiply(i, emit.index(apart)))
+        strides = list(map(known, problem.x_strides[2:]))
         start_row = emit.subtract(emit.multiply(first, self.stride[1]), self.low[1])
         found = {}
         for tap in range(self.taps[0]):
             moved = tap * self.dilation[0] - self.low[0]
             at = emit.add(emit.multiply(plane, self.stride[0]), moved)
-            start = emit.add(emit.multiply(at, strides[3]), emit.multiply(start_row, strides[4]))
+            start = emit.add(emit.multiply(at, strides[1]), emit.multiply(start_row, strides[2]))
             start = emit.add(base, start)
             is_there = self._is_inside(at, 0)
             for channel, apart in product(range(known(problem.depth)), self.seen):
-                there = emit.add(start, channel * strides[2] + apart * strides[4])
+                there = emit.add(start, channel * strides[0] + apart * strides[2])
                 inside = emit.bit_and(is_there, self._is_inside(emit.add(start_row, apart), 1))
                 pointer = emit.offset(self.x, there, self.dtype)
                 found[channel, tap, apart] = emit.either(inside, pointer, self.zeros)

@@ -51,6 +51,14 @@ def grouped(x, w):
     return F.conv2d(x, w[:, :2], groups=3, stride=2)
 
 
+def depthwise(x, w):
+    return F.relu(F.conv2d(x, w[:6, :1], groups=6, padding=1))
+
+
+def one_channel(x, w):
+    return F.conv2d(x[:, 2:3], w[:, :1], padding=1).tanh()
+
+
 def transposed(x, w):
     return F.conv_transpose2d(x, w.transpose(0, 1)[:, :5], stride=2)
 
@@ -65,7 +73,8 @@ def weight_gradient_of_many_positions(x, w):
 
 
 CONVOLUTIONS = [
-    convolution, narrow, grouped, transposed, weight_gradient, weight_gradient_of_many_positions
+    convolution, narrow, grouped, depthwise, one_channel, transposed, weight_gradient,
+    weight_gradient_of_many_positions,
 ]  # fmt: skip
 
 
