@@ -55,7 +55,7 @@ class Plan:
 
     def __init__(self) -> None:
         self.parts: list[Any] = []
-        self._assignments = self._registers = -1
+        self._assignments = self._registers = self._epoch = -1
 
     def make(self, row: Module, kind: type[Module]) -> None:
         """Look at a row; `kind` is the class of rows whose members are called in their place."""
@@ -72,14 +72,15 @@ class Plan:
             if member is not None:
                 self.parts.append(member)
         self._assignments, self._registers = assignments.count, registers.count
+        self._epoch = row.epoch  # not the row itself, which would live until garbage is collected
         self._modules = [*inner, *[m for m in members if type(m) in _PURE]]
         self._epochs = [module.epoch for module in self._modules]
         self._kinds = [(kind, _PURE[kind]) for kind in {type(m) for m in members} if kind in _PURE]
 
-    def holds(self) -> bool:
-        """Whether it is still true."""
+    def holds(self, row: Module) -> bool:
+        """Whether it is still true of the row that it was made for."""
         if assignments.count != self._assignments:  # to whatever module
-            if registers.count != self._registers:
+            if registers.count != self._registers or row.epoch != self._epoch:
                 return False
             if [module.epoch for module in self._modules] != self._epochs:
                 return False
@@ -103,7 +104,7 @@ def _flattened(row: Module, kind: type[Module]) -> tuple[list[Module], list[Modu
     these rows.
     """
     members: list[Module] = []
-    inner = [row]
+    inner: list[Module] = []
     waiting = [*reversed(row._modules.values())]
     while waiting:
         module = waiting.pop()

@@ -110,7 +110,7 @@ class Sequential(_Row):
             plan = self.__plan
         except AttributeError:  # a copy that no constructor made
             plan = self.__plan = Plan()
-        if not plan.holds():
+        if not plan.holds(self):
             plan.make(self, Sequential)
         for part in plan.parts:
             input = part(input)

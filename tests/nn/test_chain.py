@@ -1,7 +1,9 @@
 """Rows of layers that are recorded as one entry: as if each had been called by itself."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -226,6 +228,18 @@ def test_copies_are_rows_of_their_own(copied):
     assert av.equal(row(x), before)
     other._modules["1"] = nn.ReLU()
     assert av.equal(other(x), before)
+
+
+def test_a_row_that_was_called_dies_with_its_last_reference():
+    row, x = small(), floats(4, 3)
+    row(x).sum().item()
+    alive = weakref.ref(row)
+    gc.disable()
+    try:
+        del row
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_an_error_names_the_layer_that_it_happens_in():
