@@ -392,7 +392,7 @@ def _cumulative(scheduler: CallScheduler, node: Call) -> None:
             value = pull.choose((later,), pull.apply(combine, before, value), value)
     order_of_loops, parallel = _scan_axes(node.shape, axis)
     stage_axes = tuple(loops[a] for a in order_of_loops if node.shape)
-    lanes = bool(stage_axes) and order_of_loops[-1] != axis
+    lanes = bool(stage_axes) and order_of_loops[-1] != axis and not needs_scalars(value)
     stage = Stage(stage_axes, (Store(argument, index, value),), lanes)
     scheduler.finish(pull, stage, node, parallel)
     if isinstance(target, Temporary):
@@ -468,6 +468,7 @@ def _write_updates(
         value = pull.apply("add", Load(argument, target.dtype, place, (), pinned), value)
     others = [a for a in range(len(loops)) if a not in sequential and updates.shape[a] != 1]
     lanes = bool(others) and others[-1] == len(loops) - 1
+    lanes = lanes and not (needs_scalars(value) or needs_scalars(index))
     front = others[:-1] if lanes else others
     order_of_loops = [*front, *sequential, *others[len(front) :]]
     stage_axes = [loops[a] for a in order_of_loops]

@@ -144,7 +144,7 @@ def test_a_layer_whose_input_changes_size(name):
     judge(ours, theirs, list(inputs(name, axes)))
 
 
-# Functions that were once wrong for the last of these sizes, after the others.
+# Functions that were once wrong for some of these sizes, or crashed, one after the other.
 ONCE_WRONG = {
     "running sum of few rows": (
         lambda lib: lambda x: x.cumsum(-1),
@@ -161,6 +161,14 @@ ONCE_WRONG = {
     "gradient of what an index picks": (
         lambda lib: lambda x: x.gather(0, x.argmax(0, keepdim=True)),
         [(33,), (8,), (16,), (2,), (1,), (2,), (16,), (8,), (33,), (16,)],
+    ),
+    "running sums of sums of rows": (
+        lambda lib: lambda x: (lambda c: c.unsqueeze(-2) * 2 + c.unsqueeze(-1))(x.cumsum(0)),
+        [(3, 33), (3, 40)],
+    ),
+    "sums of rows that are added by index": (
+        lambda lib: lambda x: lib.zeros(3, 33).index_add(0, lib.tensor([0, 2, 0]), x.sum(-1)),
+        [(3, 33, 33), (3, 33, 35)],
     ),
 }
 
