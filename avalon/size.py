@@ -92,8 +92,18 @@ class Sizes:
         return self._compile(f"({tuple_of_all})")
 
     def condition(self) -> Callable[..., bool]:
-        """The function from the symbols' values to whether all conditions hold."""
-        return self._compile(" and ".join(self.conditions) or "True")
+        """The function from the symbols' values to whether all conditions hold. Where a formula
+        divides by a size that is 0 they do not: nothing empty is served.
+        """
+        evaluate = self._compile(" and ".join(self.conditions) or "True")
+
+        def holds(*values: int) -> bool:
+            try:
+                return bool(evaluate(*values))
+            except ZeroDivisionError:
+                return False
+
+        return holds
 
     def _compile(self, result: str) -> Callable[..., Any]:
         names = ", ".join(f"{_SYMBOL}{number}" for number in range(len(self.symbols)))

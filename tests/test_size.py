@@ -107,6 +107,13 @@ def test_only_a_question_about_one_element_has_no_condition():
     assert not sizes.condition()(1, 1)
 
 
+def test_a_division_by_an_empty_extent_fails_the_condition():
+    sizes, (n, m) = symbols(7, 5)
+    assert (n * m) // (n - 2) * 2 > 9
+    assert sizes.condition()(8, 5)
+    assert not sizes.condition()(2, 5)
+
+
 def test_symbols_of_two_compilations_are_never_equal():
     (_, (n,)), (_, (m,)) = symbols(100), symbols(100)
     assert n != m
