@@ -222,6 +222,16 @@ def transposed(
             )
     x = input if input.ndim == count + 2 else reshape(input, (1, *input.shape))
     reach = tuple(d * (k - 1) for d, k in zip(dilations, weight.shape[2:], strict=True))
+    made = tuple(
+        (n - 1) * s - 2 * p + r + e + 1
+        for n, s, p, r, e in zip(x.shape[2:], strides, paddings, reach, extra, strict=True)
+    )
+    if 0 not in x.shape and any(extent < 1 for extent in made):
+        raise ShapeError(
+            f"[{operation}] the output would have size {made}: padding {paddings} cuts away all "
+            f"that the kernel of size {tuple(weight.shape[2:])} makes of the input of shape "
+            f"{input.shape}"
+        )
     kernel = _grouped(weight, groups, 0)  # [G, C, O, *K]
     y = ops.convolve(
         _grouped(x, groups, 1),

@@ -11,6 +11,7 @@ with symbols for what differs, and serves the sizes that come after it.
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -143,6 +144,14 @@ class _Family:
             made = Template(recorded, column, earlier, build[0], sorted(positions), shares_always)
         except (NoSymbols, ShapeError):
             return None  # one array seen as two shapes: a relation that symbols do not know
+        except Exception as failure:
+            warnings.warn(
+                f"[sizes] building one program for many sizes failed ({failure!r}), so each size "
+                "gets its own, with the same results. Please report it.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
         known.append((made, (_where(recorded), _count(build, start))))
         return self.find(column, build, wanted, build[0] == "hot")
 

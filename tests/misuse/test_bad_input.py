@@ -60,6 +60,12 @@ def test_shapes_that_do_not_fit_in_a_module_name_its_path():
         net(av.ones(5, 4))
 
 
+def test_a_transposed_convolution_that_makes_nothing_says_so():
+    layer = nn.ConvTranspose2d(1, 1, 2, padding=1)
+    with pytest.raises(av.errors.ShapeError, match=r"would have size \(0, 0\)"):
+        layer(av.ones(1, 1, 1, 1))
+
+
 def test_integers_given_to_a_float_layer():
     with pytest.raises(av.errors.DTypeError, match=r"int64.*float32.*\.float\(\)"):
         nn.Linear(4, 2)(av.ones(3, 4, dtype=av.int64))

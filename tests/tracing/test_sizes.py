@@ -239,6 +239,16 @@ def test_programs_of_sizes_that_never_come_back_are_forgotten(monkeypatch):
     assert execute._weight[0] == sum(s.weight for s in execute._structures.values())
 
 
+def test_sizes_whose_program_cannot_be_shared_have_their_own(monkeypatch):
+    def fails(*arguments):
+        raise TypeError("a rule that no formula passes")
+
+    monkeypatch.setattr(execute, "Template", fails)
+    assert (av.ones(5) * 2).sum().item() == 10
+    with pytest.warns(RuntimeWarning, match="a rule that no formula passes"):
+        assert (av.ones(7) * 2).sum().item() == 14
+
+
 def test_one_array_seen_as_two_shapes():
     x = av.arange(24.0)
     for shape in [(2, 12), (3, 8), (4, 6), (2, 12)]:
