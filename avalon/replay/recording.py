@@ -486,7 +486,11 @@ def build(template: Template, made: Sequence[Any], tensors: Sequence[Tensor]) ->
     """A tensor like the template, on a cell that the step made, or on that of a tensor."""
     kind, fields, number = template
     built = object.__new__(kind)
-    built.__dict__.update(fields)
+    if kind is Tensor and len(fields) == 2:  # stored one by one, they need no dict of their own
+        built.shape = fields["shape"]
+        built.dtype = fields["dtype"]
+    else:
+        built.__dict__.update(fields)
     built._cell = tensors[number]._cell if number >= 0 else made[-1 - number]
     return built
 

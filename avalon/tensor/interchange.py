@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import sys
 from collections.abc import Iterator
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,7 @@ def _share(cell: Cell) -> _OwnMemory:
     value = cell.value
     buffer = value.buffer or value.force()
     # somebody else who holds the value or its memory must not see writes that come from outside
-    if sys.getrefcount(value) > 3 or sys.getrefcount(buffer) > 3 or value.number is not None:
+    if getrefcount(value) > 3 or getrefcount(buffer) > 3 or value.number is not None:
         buffer = Buffer.from_numpy(value.host())
     if cell.strides is not None:
         lying = Buffer(value.nbytes)
