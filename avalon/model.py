@@ -76,9 +76,8 @@ def load_state_dict(model: Any, state: Mapping[str, Any], strict: bool = True) -
 
 def train(model: Any, mode: bool = True) -> Any:
     """Put a model into training mode: every part with a `training` field gets True. Returns it."""
-    for _, node in struct.walk(model):
-        if hasattr(node, "training") and not isinstance(node, Tensor):
-            node.training = mode
+    for node in _parts_with_modes(model):
+        _set_mode(node, mode)
     return model
 
 
@@ -90,17 +89,27 @@ def evaluate(model: Any) -> Any:
 @contextmanager
 def in_mode(model: Any, training: bool) -> Iterator[None]:
     """A block in which the model is in training or evaluation mode; afterwards it is as before."""
-    before = [
-        (node, node.training)
-        for _, node in struct.walk(model)
-        if hasattr(node, "training") and not isinstance(node, Tensor)
-    ]
-    train(model, training)
+    before = [(node, node.training) for node in _parts_with_modes(model)]
+    for node, _ in before:
+        _set_mode(node, training)
     try:
         yield
     finally:
         for node, mode in before:
-            node.training = mode
+            _set_mode(node, mode)
+
+
+def _parts_with_modes(model: Any) -> list[Any]:
+    return [
+        node
+        for _, node in struct.walk(model)
+        if hasattr(node, "training") and not isinstance(node, Tensor)
+    ]
+
+
+def _set_mode(node: Any, mode: bool) -> None:
+    if node.training is not mode:  # an assignment makes compiled steps look again
+        node.training = mode
 
 
 def predict(model: Any, x: Any, batch_size: int = 256) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from avalon.epoch import CountedDict
@@ -22,6 +23,9 @@ _OPAQUE = (
     type(None), bool, int, float, complex, str, bytes, range, slice, type,
     types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType,
 )  # fmt: skip
+
+
+_LEAVES = frozenset(_OPAQUE)
 
 
 def buffer(tensor: Tensor) -> Tensor:
@@ -47,7 +51,7 @@ def is_buffer(tensor: Tensor) -> bool:
 def children(node: Any) -> Mapping[Any, Any] | None:
     """The fields of an object or the items of a container by key; None for what is not entered."""
     fields = _fields(node)
-    if fields is None or "_parameters" not in fields or isinstance(node, Mapping):
+    if fields is None or "_parameters" not in fields or _is_mapping(type(node)):
         return fields
     merged: dict[Any, Any] = {}
     for name in MODULE_TABLES:
@@ -70,7 +74,10 @@ def walk(struct: Any) -> Iterator[tuple[str, Any]]:
             continue
         entered.add(id(node))
         yield path, node
-        pending.extend((join(path, key), fields[key]) for key in reversed(list(fields)))
+        for key in reversed(list(fields)):
+            child = fields[key]
+            if type(child) not in _LEAVES:  # most fields are numbers, flags and names
+                pending.append((join(path, key), child))
 
 
 def join(path: str, key: Any) -> str:
@@ -148,20 +155,31 @@ def _mapped(function: Callable[[Tensor], Any], node: Any, copies: dict[int, Any]
 def _fields(node: Any) -> Mapping[Any, Any] | None:
     if isinstance(node, (Tensor, *_OPAQUE)):
         return None
-    if isinstance(node, Mapping):
+    if _is_mapping(type(node)):
         return node
     if isinstance(node, (list, tuple)):
         return dict(enumerate(node))
     if not _is_plain(type(node)):
         return None
-    fields: dict[str, Any] = {}
-    for kind in reversed(type(node).__mro__):
-        slots = kind.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if not name.startswith("__") and hasattr(node, name):
-                fields[name] = getattr(node, name)
+    fields = {name: getattr(node, name) for name in _slots(type(node)) if hasattr(node, name)}
     fields.update(getattr(node, "__dict__", {}))
     return fields
+
+
+@lru_cache(maxsize=4096)
+def _is_mapping(kind: type) -> bool:
+    """What `isinstance` says of the objects of a class, which takes long to find out."""
+    return issubclass(kind, Mapping)
+
+
+@lru_cache(maxsize=4096)
+def _slots(kind: type) -> tuple[str, ...]:
+    """The names of the slots that a class and those that it is made from have."""
+    found: list[str] = []
+    for one in reversed(kind.__mro__):
+        slots = one.__dict__.get("__slots__", ())
+        found += (slots,) if isinstance(slots, str) else slots
+    return tuple([name for name in found if not name.startswith("__")])
 
 
 _plain: dict[type, bool] = {}

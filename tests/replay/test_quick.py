@@ -568,3 +568,30 @@ def test_a_step_that_draws_nothing_takes_the_short_way_inside_inject():
     with av.random.inject(iter([])):
         assert is_quick(step, av.ones(2))
         assert step(av.ones(2)).tolist() == [2.0, 2.0]
+
+
+def test_putting_a_model_into_the_mode_that_it_is_in_changes_nothing():
+    class Net:
+        def __init__(self):
+            self.training = False
+            self.inner = nn.Dropout(0.5)
+
+        def __call__(self, x):
+            return self.inner(x) * 2
+
+    net = av.evaluate(Net())
+    step = av.compile(lambda x: net(x))
+    x = av.ones(3)
+    for _ in range(4):
+        step(x)
+    before = epoch.count
+    av.evaluate(net)
+    assert av.predict(net, x[:, None]).tolist() == [[2.0]] * 3
+    assert epoch.count == before
+    assert is_quick(step, x)
+    av.train(net)
+    assert net.training and net.inner.training
+    assert not is_quick(step, x)
+    with av.no_grad():
+        assert av.predict(net, x[:, None]).tolist() == [[2.0]] * 3
+    assert net.training and net.inner.training
