@@ -590,8 +590,10 @@ def test_putting_a_model_into_the_mode_that_it_is_in_changes_nothing():
     assert epoch.count == before
     assert is_quick(step, x)
     av.train(net)
-    assert net.training and net.inner.training
+    assert net.training
+    assert net.inner.training
     assert not is_quick(step, x)
     with av.no_grad():
         assert av.predict(net, x[:, None]).tolist() == [[2.0]] * 3
-    assert net.training and net.inner.training
+    assert net.training
+    assert net.inner.training
