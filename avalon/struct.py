@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
 from typing import Any
 
 from avalon.epoch import CountedDict
@@ -166,23 +165,28 @@ def _fields(node: Any) -> Mapping[Any, Any] | None:
     return fields
 
 
-@lru_cache(maxsize=4096)
+# What is found once of each class.
+_mappings: dict[type, bool] = {}
+_slot_names: dict[type, tuple[str, ...]] = {}
+_plain: dict[type, bool] = {}
+
+
 def _is_mapping(kind: type) -> bool:
     """What `isinstance` says of the objects of a class, which takes long to find out."""
-    return issubclass(kind, Mapping)
+    if kind not in _mappings:
+        _mappings[kind] = issubclass(kind, Mapping)
+    return _mappings[kind]
 
 
-@lru_cache(maxsize=4096)
 def _slots(kind: type) -> tuple[str, ...]:
     """The names of the slots that a class and those that it is made from have."""
-    found: list[str] = []
-    for one in reversed(kind.__mro__):
-        slots = one.__dict__.get("__slots__", ())
-        found += (slots,) if isinstance(slots, str) else slots
-    return tuple([name for name in found if not name.startswith("__")])
-
-
-_plain: dict[type, bool] = {}
+    if kind not in _slot_names:
+        found: list[str] = []
+        for one in reversed(kind.__mro__):
+            slots = one.__dict__.get("__slots__", ())
+            found += (slots,) if isinstance(slots, str) else slots
+        _slot_names[kind] = tuple([name for name in found if not name.startswith("__")])
+    return _slot_names[kind]
 
 
 def _is_plain(kind: type) -> bool:
