@@ -33,6 +33,7 @@ from avalon.replay.recording import (
 from avalon.replay.results import Fresh
 from avalon.replay.series import Column
 from avalon.replay.watch import Watch, same_argument
+from avalon.runtime import interrupts
 from avalon.runtime.bound import Bound
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.program import Program
@@ -202,6 +203,8 @@ class Quick:
         self._bound.run()
         if self._rewrites or self._draws:
             self._take_effect(moved, 1)
+        if interrupts.late:
+            interrupts.raise_late()
         result = self._result
         if type(result) is Template:
             return build(result, made, self._tensors)
@@ -249,6 +252,7 @@ class Quick:
             for word, content in before.items():
                 table[word] = content
             self._take_effect(places[calls.done % 2], calls.done)
+        interrupts.raise_late()
         return [Tensor._make(stacks[number]) for number in order]
 
     def _take_effect(self, moved: list[Buffer] | None, calls: int) -> None:
@@ -344,7 +348,8 @@ class Quick:
         self._unwanted = [Buffer(program.output_bytes[output]) for output in free]
         for output, buffer in zip(free, self._unwanted, strict=True):
             outputs[output] = buffer
-        self._bound = bound = Bound(program, feeds, outputs)
+        rewrites = len(new) < len(program.output_bytes)
+        self._bound = bound = Bound(program, feeds, outputs, rewrites)
         self._moved = [
             _Moved(place, bound.input_words(read), bound.output_word(output), nbytes)
             for place, read, output, nbytes in moving

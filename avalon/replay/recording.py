@@ -22,6 +22,7 @@ from avalon.random import Counter, Generator, default_generator
 from avalon.replay.retired import Old, put_back, retire, spare_memory
 from avalon.replay.snapshot import Change, Snapshot, missing
 from avalon.replay.stretch import Edge, Stretch, root_of, stretch_of
+from avalon.runtime import interrupts
 from avalon.runtime.buffer import Buffer
 from avalon.shape import Shape
 from avalon.tensor.cell import Cell
@@ -151,6 +152,7 @@ class Recording:
             raise
         if recording.refused_change is None:
             recording._forget()
+        interrupts.raise_late()
         return result, recording
 
     def _forget(self) -> None:

@@ -40,6 +40,7 @@ from avalon.replay.recording import (
 from avalon.replay.retired import Old, put_back, retire, spare_memory
 from avalon.replay.series import Column
 from avalon.replay.snapshot import Changed, missing
+from avalon.runtime import interrupts
 from avalon.tensor.cell import Cell
 from avalon.tensor.core import Tensor
 from avalon.tensor.creation import tensor
@@ -443,6 +444,7 @@ class Replay(Guards):
             generator.offset += count
         result = self._take_effect(made, start)
         self.forget_gradients()
+        interrupts.raise_late()
         return result
 
     def _retire_gradients(self) -> Old:

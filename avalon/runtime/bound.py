@@ -12,6 +12,7 @@ import ctypes
 from collections.abc import Iterable, Sequence
 
 from avalon.runtime.buffer import Buffer
+from avalon.runtime.driver_tables import PAUSED
 from avalon.runtime.program import Program
 from avalon.runtime.series import Series
 
@@ -28,11 +29,17 @@ class Bound:
     """
 
     def __init__(
-        self, program: Program, inputs: Sequence[Buffer | float], outputs: Sequence[Buffer]
+        self,
+        program: Program,
+        inputs: Sequence[Buffer | float],
+        outputs: Sequence[Buffer],
+        rewrites: bool = True,
     ) -> None:
+        """`rewrites`: whether an output lies where something lay before that is still wanted."""
         values = program.values
         self._program = program
         self._frame = frame = program.new_frame()
+        frame.write_over(rewrites)
         self._arena_bytes = frame.arena_bytes
         arena = Buffer.arena(frame.arena_bytes)
         # what is small is kept; large temporaries are shared with other programs
@@ -90,7 +97,12 @@ class Bound:
             self.words[0] = arena.address
         if self._untimed:
             self._untimed -= 1
-            failed = self._run_alone(self._address)
+            try:
+                failed = self._run_alone(self._address)
+            except BaseException as interruption:
+                failed = self._program.interrupted(self._frame, interruption)
+            if failed == PAUSED:
+                failed = self._program.go_on(self._frame)
         else:
             if self._program.is_short(self._frame):
                 self._untimed = _TIMED_EVERY

@@ -120,7 +120,8 @@ def text(triple: str) -> str:
 _FUNCTIONS = (
     ("internal void @prepare(ptr %job)", launches.PREPARE),
     ("internal void @reset(ptr %job)", launches.RESET),
-    ("internal void @work(ptr %pool, ptr %job, i64 %thread)", launches.WORK),
+    ("internal i1 @is_due(ptr %job)", launches.IS_DUE),
+    ("internal i64 @work(ptr %pool, ptr %job, i64 %thread)", launches.WORK),
     ("internal i64 @turn(ptr %record, ptr %state, i64 %index)", loops.TURN),
     ("internal ptr @place(ptr %record, ptr %state)", loops.PLACE),
     ("internal void @await(ptr %pool, ptr %counter, i64 %target)", waiting.wait_until("sge")),
@@ -128,6 +129,7 @@ _FUNCTIONS = (
     ("internal void @notify(ptr %pool)", waiting.NOTIFY),
     ("internal void @futex_wait(ptr %pool, ptr %word, i32 %expected)", waiting.FUTEX_WAIT),
     ("internal void @futex_wake(ptr %pool, ptr %word)", waiting.FUTEX_WAKE),
+    ("i64 @walk_alone(ptr %job)", launches.WALK_ALONE),
     ("i64 @run_alone(ptr %job)", launches.RUN_ALONE),
     ("void @begin(ptr %pool, ptr %job)", launches.BEGIN),
     ("i64 @finish(ptr %pool, ptr %job)", launches.FINISH),
@@ -139,5 +141,6 @@ _FUNCTIONS = (
 )
 
 ENTRIES = (
-    "run_alone", "run_shared", "run_series", "begin", "finish", "serve", "stop", "spin",
+    "run_alone", "walk_alone", "run_shared", "run_series", "begin", "finish",
+    "serve", "stop", "spin",
 )  # fmt: skip

@@ -16,17 +16,23 @@ from avalon.runtime.driver_tables import (
     GROUP_DONE,
     GROUP_TOTAL,
     GROUP_WORDS,
+    JOB_AT,
+    JOB_CLOCK,
+    JOB_CLOCK_KIND,
     JOB_COUNTERS,
+    JOB_FIRM,
     JOB_FLUSH,
     JOB_GROUP_COUNT,
     JOB_GROUPS,
     JOB_LAUNCH_COUNT,
     JOB_LAUNCHES,
+    JOB_LOOK,
     JOB_PATCH_COUNT,
     JOB_PATCHES,
     JOB_RELOCATION_COUNT,
     JOB_RELOCATIONS,
     JOB_SCRATCH_STRIDE,
+    JOB_SINCE,
     JOB_SLOTS,
     JOB_STATE_STRIDE,
     JOB_STATES,
@@ -36,11 +42,13 @@ from avalon.runtime.driver_tables import (
     KERNEL,
     LAUNCH_CHUNK,
     LAUNCH_CHUNKS,
+    LAUNCH_COST,
     LAUNCH_FUNCTION,
     LAUNCH_GROUP,
     LAUNCH_KIND,
     LAUNCH_WORDS,
     LAUNCH_WORK,
+    PAUSED,
     POOL_ACTIVE,
     POOL_ASLEEP,
     POOL_JOB,
@@ -55,6 +63,27 @@ from avalon.runtime.driver_text import at, get, repeat
 # Pauses before a thread takes another one's chunk: a launch of one chunk stays with its owner, the
 # calling thread, in whose cache its data are.
 _HESITATION = 8
+
+# Pauses of the calling thread: ctrl-C is answered there.
+_PAUSE_EVERY = 50_000_000
+_FOR_EVER = 1 << 62
+
+
+# Before launch %i: pause if it is time for that. The launches since the last look at the clock have
+# taken %spent, about.
+_LOOK = f"""\
+{get("cost", "%record", LAUNCH_COST)}
+  %spent.sum = add i64 %spent, %cost
+  %looks = icmp sgt i64 %spent.sum, %patience
+  br i1 %looks, label %look.before, label %start
+look.before:
+  %may.pause = icmp slt i64 %i, %firm
+  br i1 %may.pause, label %look.at.clock, label %start
+look.at.clock:
+  %is.due = call i1 @is_due(ptr %job)
+  br i1 %is.due, label %pausing, label %start
+start:
+  %spent.now = phi i64 [ %spent.sum, %kernel ], [ 0, %look.before ], [ 0, %look.at.clock ]"""
 
 _PATCH = repeat(
     "patch", "p", "%patch.count", before="entry", after="relocate",
@@ -130,22 +159,55 @@ done:
   ret void
 """
 
-RUN_ALONE = f"""
-  call void @prepare(ptr %job)
+# Whether the caller should return for a while: some time has passed since the first look.
+IS_DUE = f"""
+{get("clock", "%job", JOB_CLOCK, "ptr")}
+{get("kind", "%job", JOB_CLOCK_KIND)}
+{get("since", "%job", JOB_SINCE)}
+  %lacking = icmp eq ptr %clock, null
+  br i1 %lacking, label %due, label %ask
+ask:
+  %time = alloca [2 x i64]
+  %kind.narrow = trunc i64 %kind to i32
+  %ignored = call i32 %clock(i32 %kind.narrow, ptr %time)
+{get("seconds", "%time", 0)}
+{get("rest", "%time", 1)}
+  %whole = mul i64 %seconds, 1000000000
+  %now = add i64 %whole, %rest
+  %first = icmp eq i64 %since, 0
+  br i1 %first, label %note, label %compare
+note:
+  store i64 %now, ptr %since.at
+  ret i1 false
+compare:
+  %passed = sub i64 %now, %since
+  %long = icmp sgt i64 %passed, {_PAUSE_EVERY}
+  ret i1 %long
+due:
+  ret i1 true
+"""
+
+# Walk the launches on the calling thread, from where a paused run stands.
+WALK_ALONE = f"""
 {get("flush", "%job", JOB_FLUSH)}
 {get("launches", "%job", JOB_LAUNCHES, "ptr")}
 {get("count", "%job", JOB_LAUNCH_COUNT)}
 {get("values", "%job", JOB_VALUES, "ptr")}
 {get("status", "%job", JOB_STATUS, "ptr")}
 {get("state", "%job", JOB_STATES, "ptr")}
-  store i64 0, ptr %state
+{get("first", "%job", JOB_AT)}
+{get("firm", "%job", JOB_FIRM)}
+{get("patience", "%job", JOB_LOOK)}
+{at("since", "%job", JOB_SINCE)}
+  store i64 0, ptr %since
   %scratch = load ptr, ptr %values
   %control = call i64 @enter(i64 %flush)
   br label %launch
 launch:
-  %i = phi i64 [ 0, %entry ], [ %turned, %mark ], [ %i.next, %after ]
+  %i = phi i64 [ %first, %entry ], [ %turned, %mark ], [ %i.next, %after ]
+  %spent = phi i64 [ 0, %entry ], [ %spent, %mark ], [ %spent.now, %after ]
   %more = icmp slt i64 %i, %count
-  br i1 %more, label %one, label %done
+  br i1 %more, label %one, label %over
 one:
   %word = mul i64 %i, {LAUNCH_WORDS}
   %record = getelementptr i64, ptr %launches, i64 %word
@@ -158,6 +220,7 @@ mark:
 kernel:
 {get("work", "%record", LAUNCH_WORK)}
   %i.next = add i64 %i, 1
+{_LOOK}
   %any = icmp sgt i64 %work, 0
   br i1 %any, label %call, label %after
 call:
@@ -168,10 +231,25 @@ call:
 after:
   %failed = load i64, ptr %status
   %good = icmp eq i64 %failed, 0
-  br i1 %good, label %launch, label %done
-done:
+  br i1 %good, label %launch, label %over
+over:
+  store i64 -1, ptr %first.at
   call void @leave(i64 %control)
   %result = load i64, ptr %status
+  ret i64 %result
+pausing:
+  store i64 %i, ptr %first.at
+  call void @leave(i64 %control)
+  ret i64 {PAUSED}
+"""
+
+RUN_ALONE = f"""
+  call void @prepare(ptr %job)
+{get("state", "%job", JOB_STATES, "ptr")}
+{at("first", "%job", JOB_AT)}
+  store i64 0, ptr %state
+  store i64 0, ptr %first
+  %result = call i64 @walk_alone(ptr %job)
   ret i64 %result
 """
 
@@ -190,20 +268,39 @@ WORK = f"""
 {get("status", "%job", JOB_STATUS, "ptr")}
 {get("states", "%job", JOB_STATES, "ptr")}
 {get("state.stride", "%job", JOB_STATE_STRIDE)}
+{get("paused.at", "%job", JOB_AT)}
+{get("firm", "%job", JOB_FIRM)}
+{get("look.after", "%job", JOB_LOOK)}
+{at("since", "%job", JOB_SINCE)}
+  %caller = icmp eq i64 %thread, 0
+  %paused = icmp sge i64 %paused.at, 0
+  %goes.on = and i1 %caller, %paused
+  %begin.at = select i1 %goes.on, i64 %paused.at, i64 0
+  %patience = select i1 %caller, i64 %look.after, i64 {_FOR_EVER}
   %arena = load ptr, ptr %values
   %scratch.offset = mul i64 %stride, %thread
   %scratch = getelementptr i8, ptr %arena, i64 %scratch.offset
   %state.offset = mul i64 %state.stride, %thread
   %state = getelementptr i64, ptr %states, i64 %state.offset
+  br i1 %goes.on, label %enter, label %reset
+reset:
   store i64 0, ptr %state
+  br label %enter
+enter:
+  br i1 %caller, label %time, label %go
+time:
+  store i64 0, ptr %since
+  br label %go
+go:
   %rounding = sub i64 %threads, 1
   %control = call i64 @enter(i64 %flush)
   br label %launch
 launch:
-  %i = phi i64 [ 0, %entry ], [ %turned, %turn ], [ %i.next, %exhausted ]
-  %running = phi i64 [ -1, %entry ], [ -1, %turn ], [ %group, %exhausted ]
-  %running.done = phi ptr [ null, %entry ], [ null, %turn ], [ %finished, %exhausted ]
-  %running.target = phi i64 [ 0, %entry ], [ 0, %turn ], [ %target, %exhausted ]
+  %i = phi i64 [ %begin.at, %go ], [ %turned, %turn ], [ %i.next, %exhausted ]
+  %spent = phi i64 [ 0, %go ], [ %spent, %turn ], [ %spent.now, %exhausted ]
+  %running = phi i64 [ -1, %go ], [ -1, %turn ], [ %group, %exhausted ]
+  %running.done = phi ptr [ null, %go ], [ null, %turn ], [ %finished, %exhausted ]
+  %running.target = phi i64 [ 0, %go ], [ 0, %turn ], [ %target, %exhausted ]
   %idle = icmp eq i64 %running, -1
   %more = icmp slt i64 %i, %count
   br i1 %more, label %one, label %finish
@@ -227,6 +324,7 @@ turn:
   %turned = call i64 @turn(ptr %record, ptr %state, i64 %i)
   br label %launch
 kernel:
+{_LOOK}
 {get("function", "%record", LAUNCH_FUNCTION, "ptr")}
 {get("work", "%record", LAUNCH_WORK)}
 {get("chunk", "%record", LAUNCH_CHUNK)}
@@ -243,7 +341,7 @@ kernel:
   %i.next = add i64 %i, 1
   br label %shares
 shares:
-  %s = phi i64 [ 0, %kernel ], [ %s.next, %claimed ]
+  %s = phi i64 [ 0, %start ], [ %s.next, %claimed ]
   %s.more = icmp slt i64 %s, %threads
   br i1 %s.more, label %share, label %exhausted
 share:
@@ -302,7 +400,6 @@ announce:
 exhausted: ; nothing is left of this launch
   br label %launch
 finish: ; the caller waits for what is still running
-  %caller = icmp eq i64 %thread, 0
   %busy = xor i1 %idle, true
   %waits = and i1 %caller, %busy
   br i1 %waits, label %wait, label %done
@@ -311,7 +408,11 @@ wait:
   br label %done
 done:
   call void @leave(i64 %control)
-  ret void
+  ret i64 0
+pausing: ; the workers carry on
+  store i64 %i, ptr %paused.at.at
+  call void @leave(i64 %control)
+  ret i64 {PAUSED}
 """
 
 # Hand a job to the workers, who begin at once.
@@ -320,6 +421,8 @@ BEGIN = f"""
   call void @reset(ptr %job)
 {at("current", "%pool", POOL_JOB)}
 {at("asleep.at", "%pool", POOL_ASLEEP)}
+{at("first", "%job", JOB_AT)}
+  store i64 -1, ptr %first
   store atomic ptr %job, ptr %current seq_cst, align 8
   %generation = atomicrmw add ptr %pool, i32 1 seq_cst
   %asleep = load atomic i64, ptr %asleep.at seq_cst, align 8
@@ -332,13 +435,20 @@ done:
   ret void
 """
 
-# Help with what is left of the job, and wait for the workers to leave it. A second time does
-# nothing.
+# Help with what is left of the job, and wait for the workers to leave it; or pause, then a second
+# time goes on. After the end it does nothing.
 FINISH = f"""
 {at("current", "%pool", POOL_JOB)}
 {at("active", "%pool", POOL_ACTIVE)}
 {get("status", "%job", JOB_STATUS, "ptr")}
-  call void @work(ptr %pool, ptr %job, i64 0)
+  %worked = call i64 @work(ptr %pool, ptr %job, i64 0)
+  %paused = icmp eq i64 %worked, {PAUSED}
+  br i1 %paused, label %pausing, label %ending
+pausing:
+  ret i64 {PAUSED}
+ending:
+{at("first", "%job", JOB_AT)}
+  store i64 -1, ptr %first
   store atomic ptr null, ptr %current seq_cst, align 8
   call void @await_none(ptr %pool, ptr %active, i64 0)
   %result = load i64, ptr %status
@@ -360,8 +470,8 @@ _PUT_WORDS = repeat(
   store i64 %w.word, ptr %w.target""",
 )  # fmt: skip
 
-# Calls one after the other, each with its own words among the values, until one fails; with the
-# workers' help if there is a pool.
+# Calls one after the other, each with its own words among the values, until one fails or pauses;
+# with the workers' help if there is a pool. What has paused goes on.
 RUN_SERIES = f"""
 {get("stop", "%series", SERIES_STOP)}
 {get("width", "%series", SERIES_WIDTH)}
@@ -379,7 +489,17 @@ step:
 fill:
   %row.word = mul i64 %done, %width
   %row = getelementptr i64, ptr %rows, i64 %row.word
-  br label %put
+{get("at", "%job", JOB_AT)}
+  %paused = icmp sge i64 %at, 0
+  br i1 %paused, label %go.on, label %put
+go.on:
+  br i1 %alone, label %lone.on, label %shared.on
+lone.on:
+  %lone.rest = call i64 @walk_alone(ptr %job)
+  br label %after
+shared.on:
+  %shared.rest = call i64 @finish(ptr %pool, ptr %job)
+  br label %after
 {_PUT_WORDS}
 run:
   br i1 %alone, label %lone, label %shared
@@ -390,7 +510,8 @@ shared:
   %shared.status = call i64 @run_shared(ptr %pool, ptr %job)
   br label %after
 after:
-  %status = phi i64 [ %lone.status, %lone ], [ %shared.status, %shared ]
+  %status = phi i64 [ %lone.status, %lone ], [ %shared.status, %shared ],
+                    [ %lone.rest, %lone.on ], [ %shared.rest, %shared.on ]
   %done.next = add i64 %done, 1
   %good = icmp eq i64 %status, 0
   br i1 %good, label %step, label %end

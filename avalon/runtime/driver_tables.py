@@ -15,14 +15,24 @@ JOB_THREADS, JOB_SCRATCH_STRIDE = 10, 11  # thread t has its scratch at arena + 
 JOB_STATUS, JOB_FLUSH = 12, 13
 JOB_COUNTERS = 14  # for each launch, for each thread, how many of its chunks are claimed
 JOB_STATES, JOB_STATE_STRIDE = 15, 16  # thread t has its state at states + t * stride words
+JOB_AT = 17  # the record that a paused run goes on with; -1 where none is paused
+JOB_FIRM = 18  # the record from which on memory is written over: there is no pause any more
+JOB_CLOCK, JOB_CLOCK_KIND = 19, 20  # the system's clock and what it is asked for, or 0
+JOB_LOOK = 21  # nanoseconds that launches may take, by the estimates, between looks at the clock
+JOB_SINCE = 22  # when the clock was looked at first, or 0
 JOB_WORDS = 24
+
+# What a run returns that has not ended, because Python should look what there is to do; and the
+# status that ends a paused run.
+PAUSED, STOPPED = -1, -2
 
 LAUNCH_FUNCTION, LAUNCH_SLOTS, LAUNCH_WORK, LAUNCH_GROUP = 0, 1, 2, 3
 LAUNCH_CHUNK, LAUNCH_CHUNKS = 4, 5  # units in a chunk, and how many chunks there are
 LAUNCH_KIND = 6  # what the record is: a kernel, or where a loop begins or ends
 LAUNCH_SLOT_COUNT, LAUNCH_ADVANCES, LAUNCH_ADVANCE_COUNT = 7, 8, 9
 LAUNCH_TARGET, LAUNCH_DEPTH = 10, 11  # marks: the record to go on with, and the loop's depth
-LAUNCH_WORDS = 12
+LAUNCH_COST = 12  # nanoseconds on one thread, about
+LAUNCH_WORDS = 13
 KERNEL, BEGIN, END = 0, 1, 2
 
 # A mark's LAUNCH_WORK is the number of rounds, unless it has slots: then the first one points to

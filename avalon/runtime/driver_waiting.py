@@ -169,7 +169,7 @@ look.closer:
   %wanted = icmp slt i64 %thread, %threads
   br i1 %wanted, label %help, label %leave
 help:
-  call void @work(ptr %pool, ptr %job, i64 %thread)
+  %worked = call i64 @work(ptr %pool, ptr %job, i64 %thread)
   br label %leave
 leave:
   %were = atomicrmw sub ptr %active, i64 1 seq_cst

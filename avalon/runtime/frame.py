@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from avalon.runtime import driver_tables as tables, memory
+from avalon.runtime import driver_tables as tables, memory, threads as pools
 from avalon.runtime.buffer import Buffer
 from avalon.runtime.plan import Argument, Launch, LoopSpec, Plan
-from avalon.runtime.shares import chunk_units, shared_gain
+from avalon.runtime.shares import chunk_units, estimate, shared_gain
 from avalon.runtime.values import Table, Values
 from avalon.size import Size
 
 _WORD = 8
+# How long launches may take, by the estimates, before the driver looks whether to pause: where the
+# system has a clock that it can ask, and where only the estimates say how much time has passed.
+_LOOK_NANOSECONDS, _PAUSE_NANOSECONDS = 1_000_000, 50_000_000
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Parts:
     groups: Sequence[int]  # of launches
     constants: Mapping[int, Buffer]
     values: Values
+    overwriting: Collection[int]  # outputs that may lie where something lay before
 
     @property
     def group_units(self) -> list[int]:
@@ -62,6 +66,8 @@ class Frame:
         self.arena_bytes = layout.scratch + parts.arena.nbytes
         self.gain = shared_gain(parts.plan, threads)
         self._layout = layout
+        self._writes_over = False
+        self._firm = _first_overwriting(parts, layout)
         self._memory = Buffer(layout.words * _WORD)
         self.address = start = self._memory.address
 
@@ -78,6 +84,33 @@ class Frame:
         record = self._layout.record(self._layout.records.index(number))
         words = self._words
         return words[record + tables.LAUNCH_FUNCTION], words[record + tables.LAUNCH_SLOTS]
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether a run has paused and is to go on."""
+        return self._words[self._layout.job + tables.JOB_AT] >= 0
+
+    @property
+    def status(self) -> int:
+        """What the last run ended with: 0, or the number of the failed check."""
+        return self._words[self._layout.status]
+
+    def stop(self) -> None:
+        """Let a paused run end without the launches that are left, where workers run it too."""
+        self._words[self._layout.status] = tables.STOPPED
+
+    def forget_pause(self) -> None:
+        """Give a paused run up."""
+        self._words[self._layout.job + tables.JOB_AT] = -1
+
+    def write_over(self, writes: bool) -> None:
+        """Say whether a call writes over memory that was there before: from where it begins to do
+        so, it is not given up any more.
+        """
+        if writes is not self._writes_over:
+            self._writes_over = writes
+            firm = self._firm if writes else len(self._layout.records)
+            self._words[self._layout.job + tables.JOB_FIRM] = firm
 
     @property
     def failed_value(self) -> int:
@@ -215,6 +248,7 @@ class _Writer:
         words[record + tables.LAUNCH_CHUNK] = chunk
         self._put(record + tables.LAUNCH_CHUNKS, -(-launch.work // chunk))
         words[record + tables.LAUNCH_GROUP] = self._parts.groups[known]
+        words[record + tables.LAUNCH_COST] = estimate(launch)
         words[record + tables.LAUNCH_SLOT_COUNT] = len(launch.arguments)
         words[record + tables.LAUNCH_ADVANCES] = self._address(self._advance)
         words[record + tables.LAUNCH_ADVANCE_COUNT] = len(moves)
@@ -242,6 +276,7 @@ class _Writer:
     def _job(self, threads: int, flush: bool) -> None:
         """The record that the driver starts from."""
         layout = self._layout
+        clock, kind = pools.clock()
         for word, number in (
             (tables.JOB_LAUNCHES, self._address(layout.launches)),
             (tables.JOB_PATCHES, self._address(layout.patches)),
@@ -260,11 +295,29 @@ class _Writer:
             (tables.JOB_SCRATCH_STRIDE, layout.stride),
             (tables.JOB_FLUSH, int(flush)),
             (tables.JOB_STATE_STRIDE, layout.state_words),
+            (tables.JOB_AT, -1),
+            (tables.JOB_FIRM, len(layout.records)),
+            (tables.JOB_CLOCK, clock),
+            (tables.JOB_CLOCK_KIND, kind),
+            (tables.JOB_LOOK, _LOOK_NANOSECONDS if clock else _PAUSE_NANOSECONDS),
         ):
             self.words[layout.job + word] = number
 
     def _address(self, place: int) -> int:
         return self._start + place * _WORD
+
+
+def _first_overwriting(parts: Parts, layout: _Layout) -> int:
+    """The first record that may write over memory that was there before the call."""
+    plan = parts.plan
+    written = {plan.outputs[output] for output in parts.overwriting}
+    for number, known in enumerate(layout.records):
+        if isinstance(known, int) and any(
+            a.kind == "buffer" and a.written and plan.base(a.value) in written
+            for a in plan.launches[known].arguments
+        ):
+            return number
+    return len(layout.records)
 
 
 def _records(plan: Plan) -> list[int | tuple[int, LoopSpec]]:

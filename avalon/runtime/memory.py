@@ -165,7 +165,8 @@ def safe_donations(plan: Plan) -> list[tuple[int, int]]:
 
     The input must not be read after the launch that first writes the output (in that launch itself
     the kernel reads each element before it writes it: the schedule saw to that), and all checks
-    must have run before, for a failing program changes nothing.
+    must have run before, for a failing program changes nothing; so must loops that decide
+    themselves when they end, for who waits for one in vain gives the run up.
     """
     if not UPDATE_IN_PLACE.on:
         return []
@@ -180,6 +181,9 @@ def safe_donations(plan: Plan) -> list[tuple[int, int]]:
                 first_write.setdefault(plan.base(argument.value), position)
             elif argument.kind == "buffer":
                 last_read[plan.base(argument.value)] = position
+    for loop in plan.loops:
+        if loop.limit >= 0:  # it may never end, and then the run is given up
+            last_check = max(last_check, loop.end - 1)
     for loop in plan.loops:  # a round that follows reads again
         for buffer, position in last_read.items():
             if loop.begin <= position < loop.end:
@@ -207,6 +211,8 @@ def written_after_checks(plan: Plan, groups: Sequence[int]) -> set[int]:
                 last_check = group
             elif argument.kind == "buffer" and argument.written:
                 first.setdefault(argument.value, group)
+    endings = [groups[loop.end - 1] for loop in plan.loops if loop.limit >= 0]
+    last_check = max([last_check, *endings])
     return {
         position
         for position, number in enumerate(plan.outputs)

@@ -12,12 +12,12 @@ import ctypes
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from time import perf_counter_ns
 
 from avalon.errors import IndexOutOfRange
-from avalon.runtime import library, memory, report, threads
+from avalon.runtime import interrupts, library, memory, report, threads
 from avalon.runtime.buffer import Buffer
+from avalon.runtime.driver_tables import PAUSED
 from avalon.runtime.frame import Frame, Parts
 from avalon.runtime.plan import Kernel, Plan, check
 from avalon.runtime.profile import Profile, limits_here, time_launches, trace_launches
@@ -42,6 +42,7 @@ class Program:
         output_bytes: the size of each output.
         driver: runs its frames.
         values: the order of what a call is given.
+        written_late: the outputs that are written after all checks have passed.
         copies: outputs that no launch writes, and what is copied there after the launches.
     """
 
@@ -66,13 +67,16 @@ class Program:
         arena = memory.plan_arena(plan)
         self.arena_bytes = arena.nbytes
         self.donations = memory.safe_donations(plan)
+        groups = memory.group_launches(plan, arena, self.donations)
+        self.written_late = memory.written_after_checks(plan, groups)
         self._parts = Parts(
             plan,
             self._library.addresses,
             arena,
-            memory.group_launches(plan, arena, self.donations),
+            groups,
             _constants(plan),
             Values(plan),
+            self.written_late | {output for output, _ in self.donations},
         )
         self.values = self._parts.values
         self.copies = list(_copied_outputs(plan))
@@ -116,7 +120,8 @@ class Program:
         frame, arena, outputs = self._lay_out(inputs, donated, None)
         flight = None
         cost = self._nanoseconds
-        if frame.threads > 1 and cost > threads.WORTHWHILE_LEAVING_NANOSECONDS:
+        endless = any(loop.limit >= 0 for loop in self.plan.loops)  # it would run on at the exit
+        if frame.threads > 1 and cost > threads.WORTHWHILE_LEAVING_NANOSECONDS and not endless:
             held = frame, arena, inputs, outputs
             release = cost > threads.RELEASE_NANOSECONDS
             flight = threads.Flight.begin(threads.workers(), frame.address, release, held)
@@ -139,6 +144,7 @@ class Program:
             frame = self.new_frame()
         if frame.threads != settings.threads or frame.flush is not settings.flush_denormals:
             frame = self.new_frame()
+        frame.write_over(bool(spare or donated))
         arena = Buffer.arena(frame.arena_bytes)
         try:
             # All of this is done once a call for each input and output: no function, no branch.
@@ -186,7 +192,7 @@ class Program:
         arena = Buffer.arena(frame.arena_bytes)
         outputs = [Buffer(nbytes) for nbytes in self.output_bytes]
         self.values.write_carefully(frame.table, arena, inputs, outputs)
-        failed = self.driver.run_alone[1](frame.address)
+        failed = self._run_alone(frame, release=True)
         if failed:
             raise self.failure(frame, failed)
         timings = time_launches(self.plan, frame, arena.address, repeat)
@@ -235,7 +241,7 @@ class Program:
         cost = self._nanoseconds  # of a lone thread
         started = perf_counter_ns()
         if not self._gain(frame, started - self._ended < threads.CLOSE_NANOSECONDS):
-            failed = self.driver.run_alone[cost > threads.RELEASE_NANOSECONDS](frame.address)
+            failed = self._run_alone(frame, cost > threads.RELEASE_NANOSECONDS)
             self._ended = perf_counter_ns()
             elapsed = self._ended - started
         else:
@@ -283,7 +289,13 @@ class Program:
         series.stop = stop
         release = (stop - before) * self._nanoseconds > threads.RELEASE_NANOSECONDS
         started = perf_counter_ns()
-        failed = self.driver.run_series[release](pool, frame.address, series.address)
+        run = self.driver.run_series[release]
+        try:
+            failed = run(pool, frame.address, series.address)
+            while failed == PAUSED:
+                failed = run(pool, frame.address, series.address)
+        except BaseException as interruption:
+            failed = self.interrupted(frame, interruption, pool)
         self._ended = perf_counter_ns()
         self._pace = (self._ended - started) // max(series.done - before, 1)
         if not pool:
@@ -305,11 +317,6 @@ class Program:
         # The lesser of two in a row: one that was interrupted does not count.
         self._nanoseconds = min(elapsed, self._before)
         self._before = elapsed
-
-    @cached_property
-    def written_late(self) -> set[int]:
-        """The outputs, by position, that are written after all checks have passed."""
-        return memory.written_after_checks(self.plan, self.groups)
 
     def is_short(self, frame: Frame) -> bool:
         """Whether calls take so little time that no help is ever asked for, and no GIL released."""
@@ -337,12 +344,52 @@ class Program:
         release = cost > threads.RELEASE_NANOSECONDS
         if not workers.lock.acquire(blocking=False):
             # another call has the workers; waiting for it would take longer than going alone
-            return self.driver.run_alone[release](frame.address), 0.0
+            return self._run_alone(frame, release), 0.0
+        address = workers.address
         try:
-            run = self.driver.run_shared[release]
-            return run(workers.address, frame.address), frame.gain
+            status = self.driver.run_shared[release](address, frame.address)
+            while status == PAUSED:
+                status = self.driver.finish[True](address, frame.address)
+        except BaseException as interruption:
+            status = self.interrupted(frame, interruption, address)
         finally:
             workers.lock.release()
+        return status, frame.gain
+
+    def _run_alone(self, frame: Frame, release: bool) -> int:
+        """Run on this thread; the status."""
+        try:
+            status = self.driver.run_alone[release](frame.address)
+            while status == PAUSED:
+                status = self.driver.walk_alone(frame.address)
+        except BaseException as interruption:
+            status = self.interrupted(frame, interruption)
+        return status
+
+    def go_on(self, frame: Frame) -> int:
+        """Go on, on this thread, with a run that has paused; the status."""
+        try:
+            status = PAUSED
+            while status == PAUSED:
+                status = self.driver.walk_alone(frame.address)
+        except BaseException as interruption:
+            status = self.interrupted(frame, interruption)
+        return status
+
+    def interrupted(self, frame: Frame, interruption: BaseException, pool: int = 0) -> int:
+        """What to do with an exception that a signal's handler raised as a native call returned: if
+        that has only paused, the run is given up; else it has ended, and this returns its status
+        and keeps the exception for later. `pool`: of the workers that run it too.
+        """
+        if not frame.is_paused:
+            interrupts.late.append(interruption)
+            return frame.status
+        if pool:
+            frame.stop()
+            while self.driver.finish[True](pool, frame.address) == PAUSED:
+                pass
+        frame.forget_pause()
+        raise interruption
 
     def _lay_outputs(
         self,

@@ -81,6 +81,7 @@ class SizedProgram(Program):
             frame = self.new_frame()
         if frame.threads != settings.threads or frame.flush is not settings.flush_denormals:
             frame = self.new_frame()
+        frame.write_over(bool(spare or donated))
         evaluated = self._evaluated.get((frame.threads, symbols))
         if evaluated is None:
             evaluated = self._evaluate(frame, symbols)

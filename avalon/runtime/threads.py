@@ -21,7 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache as once
 
-from avalon.runtime import buffer, cache, driver, driver_tables as tables, library
+from avalon.runtime import buffer, cache, driver, driver_tables as tables, interrupts, library
+from avalon.runtime.driver_tables import PAUSED
 from avalon.runtime.plan import Kernel
 from avalon.settings import settings
 
@@ -53,6 +54,7 @@ class Driver:
     """The loaded driver. The pairs hold the GIL (first) or release it while they run (second)."""
 
     run_alone: tuple[Run, Run]
+    walk_alone: Run  # goes on with a run that has paused
     run_shared: tuple[Callable[[int, int], int], Callable[[int, int], int]]
     run_series: tuple[Callable[[int, int, int], int], Callable[[int, int, int], int]]
     begin: Callable[[int, int], None]
@@ -70,7 +72,7 @@ def load_driver() -> Driver:
     # one object serves every processor of the architecture
     machine = library.NamedMachine(triple)
     loaded = library.load_entries(Kernel("driver", driver.text(triple)), driver.ENTRIES, machine)
-    alone, shared, series, begin, finish, serve, stop, spin = (
+    alone, walk, shared, series, begin, finish, serve, stop, spin = (
         loaded.addresses[name] for name in driver.ENTRIES
     )
     word, address = ctypes.c_int64, ctypes.c_void_p
@@ -79,6 +81,7 @@ def load_driver() -> Driver:
             ctypes.PYFUNCTYPE(word, address)(alone),
             ctypes.CFUNCTYPE(word, address)(alone),
         ),
+        ctypes.CFUNCTYPE(word, address)(walk),
         (
             ctypes.PYFUNCTYPE(word, address, address)(shared),
             ctypes.CFUNCTYPE(word, address, address)(shared),
@@ -178,7 +181,10 @@ class Flight:
             return None
         # Ctrl-C comes after calls only: a flight that is known has begun.
         pool.flight = flight
-        pool.driver.begin(pool.address, job)
+        try:
+            pool.driver.begin(pool.address, job)
+        except BaseException as interruption:  # of a handler that ran as the call returned
+            interrupts.late.append(interruption)
         return flight
 
     def land(self) -> int:
@@ -187,7 +193,10 @@ class Flight:
         """
         with self._lock:
             if self._status is None:
-                self._status = self._finish(self._pool.address, self._job)
+                status = PAUSED
+                while status == PAUSED:
+                    status = self._finish(self._pool.address, self._job)
+                self._status = status
                 self._pool.flight = self._held = None
                 self._pool.lock.release()
             return self._status
@@ -221,6 +230,7 @@ class _System:
     yield_: int
     nap: int
     nap_time: int  # in the unit of the function at `nap`
+    clock: int
     keep: tuple[object, ...]
 
 
@@ -229,12 +239,21 @@ def _system() -> _System:
     if sys.platform == "win32":
         kernel = ctypes.WinDLL("kernel32")
         give_way, sleep = _address(kernel.SwitchToThread), _address(kernel.Sleep)
-        return _System(0, 0, give_way, sleep, 1, (kernel,))
+        return _System(0, 0, give_way, sleep, 1, 0, (kernel,))
     libc = ctypes.CDLL(None)
     futex = _FUTEX_NUMBERS.get(platform.machine().lower(), 0) if sys.platform == "linux" else 0
     syscall = _address(libc.syscall) if futex else 0
     give_way, sleep = _address(libc.sched_yield), _address(libc.usleep)
-    return _System(syscall, futex, give_way, sleep, 50, (libc,))
+    clock = _address(libc.clock_gettime)
+    return _System(syscall, futex, give_way, sleep, 50, clock, (libc,))
+
+
+def clock() -> tuple[int, int]:
+    """The address of the function that tells the time, and what to ask it for; zeros if the system
+    has none of POSIX's.
+    """
+    found = _system().clock
+    return (found, time.CLOCK_MONOTONIC) if found else (0, 0)
 
 
 def _address(function: object) -> int:

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from avalon.tracing.values import Value
 
 
+_INTERRUPTED = (
+    "[avalon] this value was never computed: the program that should have done so was interrupted. "
+    "Make it anew."
+)
+
+
 class Pending(NamedTuple):
     """Recorded work that was taken out of its recorder: its entries, what feeds the inputs and
     whose it is, the values that somebody still holds, the inputs whose memory may be taken over,
@@ -157,8 +163,10 @@ def _failed(pending: Pending, failure: BaseException) -> None:
     """Say to the values of a program that failed what happened."""
     if isinstance(failure, IndexOutOfRange):
         _commit_healthy(pending, failure)
-    else:
+    elif isinstance(failure, Exception):
         _fail(pending.live, pending.rebound, failure)
+    else:
+        _fail(pending.live, pending.rebound, RuntimeError(_INTERRUPTED))
 
 
 def _commit(values: Sequence[Value], buffers: Iterable[Buffer]) -> None:

@@ -29,6 +29,7 @@ from avalon.dtype import DType, bfloat16
 from avalon.errors import TraceError
 from avalon.graph.interpret import round_to_bfloat16, to_storage
 from avalon.graph.primitive import Primitive
+from avalon.runtime import interrupts
 from avalon.runtime.buffer import Buffer
 from avalon.settings import settings
 from avalon.shape import Shape
@@ -394,6 +395,7 @@ class Recorder:
                     if self.values:  # what it recorded may have passed a bound
                         one.prepare(self)
                 compute(self.take())
+                interrupts.raise_late()
 
     def depart(self) -> None:
         """Run what is pending, by the workers while this thread records on if that is worth it."""
@@ -403,6 +405,7 @@ class Recorder:
             elif self.values and modes.replay is None:
                 self.land()
                 self.underway = begin(self.take())
+                interrupts.raise_late()
 
     def land(self) -> None:
         """Wait for what runs while this thread records. If it failed, what was recorded of its
