@@ -5,7 +5,7 @@ the program that should have computed them. Guaranteed: a program that fails com
 depends on what failed, and cells hold what they held before; work that is `Underway` looks to
 everybody but its own thread's recorder like work of another thread, which is computed before it is
 used; its errors are raised where the thread next waits for it, and what was recorded of its values
-meanwhile fails with them.
+meanwhile fails with them; of work that was interrupted each value still waits, for itself.
 """
 
 from __future__ import annotations
@@ -27,12 +27,6 @@ from avalon.tracing.recorded import Recorded
 
 if TYPE_CHECKING:
     from avalon.tracing.values import Value
-
-
-_INTERRUPTED = (
-    "[avalon] this value was never computed: the program that should have done so was interrupted. "
-    "Make it anew."
-)
 
 
 class Pending(NamedTuple):
@@ -139,6 +133,35 @@ class Underway:
         compute(pending._replace(live=[v for v in pending.live if v.position not in failed]))
 
 
+class Shelved:
+    """One value of work that was interrupted: it is computed, and nothing else of that work, by
+    whoever needs it next.
+    """
+
+    def __init__(
+        self, pending: Pending, nodes: Sequence[Node], node: Node, value: Value
+    ) -> None:
+        self.failure: IndexOutOfRange | None = None
+        self._pending = pending
+        self._nodes = nodes
+        self._node = node
+        self._value = weakref.ref(value)
+        self._lock = threading.RLock()
+
+    def flush(self) -> None:
+        """Compute the value."""
+        with self._lock:
+            value = self._value()
+            if value is None or value.recorder is not self:
+                return
+            try:
+                buffers = run_nodes(self._nodes, [self._node], self._pending.feeds)
+            except Exception as failure:
+                _fail([value], (), failure)
+                raise
+            _commit([value], buffers)
+
+
 def begin(pending: Pending) -> Underway | None:
     """Run recorded work as `compute` does, if it is worth it by the workers while this returns."""
     live = pending.live
@@ -165,8 +188,10 @@ def _failed(pending: Pending, failure: BaseException) -> None:
         _commit_healthy(pending, failure)
     elif isinstance(failure, Exception):
         _fail(pending.live, pending.rebound, failure)
-    else:
-        _fail(pending.live, pending.rebound, RuntimeError(_INTERRUPTED))
+    else:  # ctrl-C: nothing is wrong with the values
+        graph, placed = pending.recorded.build()
+        for value in pending.live:
+            value.recorder = Shelved(pending, graph.nodes, placed[value.position], value)
 
 
 def _commit(values: Sequence[Value], buffers: Iterable[Buffer]) -> None:
@@ -206,7 +231,7 @@ def _commit_healthy(pending: Pending, failure: IndexOutOfRange) -> None:
 
 def _fail(
     values: Sequence[Value],
-    rebound: list[tuple[weakref.ref[Any], Buffer]],
+    rebound: Sequence[tuple[weakref.ref[Any], Buffer]],
     failure: BaseException,
 ) -> None:
     """Give the values of a program that failed its error, and cells that it would have written what

@@ -44,7 +44,7 @@ from avalon.tracing.operation import (
     several_of,
 )
 from avalon.tracing.recorded import Layered, Line, Recorded, user_line as user_line, user_place
-from avalon.tracing.running import Pending, Underway, begin, compute
+from avalon.tracing.running import Pending, Shelved, Underway, begin, compute
 
 Number = bool | int | float
 
@@ -80,12 +80,12 @@ class Value:
     failure: BaseException | None
     number: Number | None
     position: int
-    recorder: Recorder | Underway | None
+    recorder: Recorder | Underway | Shelved | None
     shape: Shape
 
     def __init__(
         self, shape: Shape, dtype: DType, buffer: Buffer | None = None,
-        recorder: Recorder | Underway | None = None, position: int = -1,
+        recorder: Recorder | Underway | Shelved | None = None, position: int = -1,
     ) -> None:  # fmt: skip
         self.shape = shape
         self.dtype = dtype
