@@ -15,6 +15,8 @@ late: list[BaseException] = []
 
 
 def raise_late() -> None:
-    """Raise what came too late to end a run; call it when the run's results are taken over."""
+    """Raise what came too late to end a run; call it when the run's results are taken over. The
+    next run does so at the latest.
+    """
     if late:
         raise late.pop(0)
