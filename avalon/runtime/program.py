@@ -2,8 +2,9 @@
 
 Comes in: a `Plan`; at each call buffers and numbers. Goes out: fresh buffers with the results.
 Guaranteed: everything that does not change between calls was written into native tables before;
-calls from several threads run side by side, each with tables and an arena of its own; a call whose
-check fails raises and leaves its inputs as they were.
+calls from several threads run side by side, each with tables and an arena of its own; a call may
+be left to the workers, and ended later; one whose check fails raises and leaves its inputs as they
+were.
 """
 
 from __future__ import annotations

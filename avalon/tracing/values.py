@@ -5,8 +5,9 @@ handles, whose `buffer` is there when somebody needs it. Guaranteed: shapes and 
 when a call is recorded; every thread records for itself; a value that another thread has pending is
 computed before it is used here; when pending work runs, every value that somebody still holds gets
 its buffer, and calls that nobody holds are dropped; a loop that takes part in no gradient runs each
-time that it comes round, so that its rounds are one program; a program that fails commits nothing,
-and its values raise the same error whenever they are asked for.
+time that it comes round, so that its rounds are one program, which the workers carry on with while
+the next round is recorded (`running`); a program that fails commits nothing, and its values raise
+the same error whenever they are asked for.
 """
 
 from __future__ import annotations
