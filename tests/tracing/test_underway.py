@@ -261,4 +261,5 @@ def test_a_process_may_end_with_a_round_underway(tmp_path):
         [sys.executable, str(path)], capture_output=True, text=True, timeout=60, check=True
     )
     assert run.stdout == "done\n"
-    assert run.stderr == ""
+    # a machine that is busy compiles for so long that it says so
+    assert [line for line in run.stderr.splitlines() if "compiled" not in line] == []
