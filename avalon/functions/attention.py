@@ -72,7 +72,9 @@ def _repeated(heads: Tensor, repeats: int) -> Tensor:
 
 
 def _factor(query: Tensor, scale: float | None) -> float:
-    return 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    if scale is not None:
+        return scale
+    return 1 / math.sqrt(query.shape[-1] or 1)  # heads of no features score 0 by any factor
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> None:

@@ -16,6 +16,7 @@ SHAPES = {  # (leading axes), L, S, E, V
     "more queries than keys": ((3,), 53, 21, 7, 5),
     "one head": ((), 13, 29, 3, 1),
 }
+EMPTY = {"no features": ((2,), 3, 4, 0, 5), "nothing at all": ((2,), 3, 4, 0, 0)}
 MASKS = [(37, 53), (1, 53), (37, 1), (2, 1, 1, 53), (2, 1, 37, 53), (2, 2, 37, 53), (2, 37, 53)]
 
 
@@ -28,7 +29,7 @@ def small(monkeypatch):
 
 def arrays(name, dtype=np.float64, seed=0, shared=1):
     """Queries, keys, values and a cotangent; `shared` heads have the same keys."""
-    front, rows, columns, width, out = SHAPES[name]
+    front, rows, columns, width, out = (SHAPES | EMPTY)[name]
     rng = np.random.default_rng(seed)
     fewer = (*front[:-1], front[-1] // shared) if shared > 1 else front
     shapes = [(*front, rows, width), (*fewer, columns, width), (*fewer, columns, out)]
@@ -74,6 +75,12 @@ def test_masks_some_of_whose_rows_exclude_everything(small, shape, kind):
     allowed[..., 0, :] = False
     numbers = np.random.default_rng(2).normal(size=shape)
     agrees(arrays("odd"), allowed if kind == "bool" else np.where(allowed, numbers, -np.inf))
+
+
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"scale": 2.0}])
+@pytest.mark.parametrize("name", EMPTY)
+def test_heads_of_no_features_take_equally_of_all(name, options):
+    agrees(arrays(name), **options)
 
 
 def test_the_gradient_has_a_gradient(small):

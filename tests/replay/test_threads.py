@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import signal
 import sys
 import threading
 
@@ -57,6 +58,53 @@ def test_modes_are_those_of_the_calling_thread():
     thread.start()
     thread.join()
     assert found == [True]
+
+
+def is_free(step):
+    """Whether another thread could have its turn."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(step._turn.acquire(blocking=False)))
+    thread.start()
+    thread.join()
+    return found == [True]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that interrupts here")
+def test_an_interrupt_ends_the_waiting_for_a_turn():
+    step, inside, leave = compiled(), threading.Event(), threading.Event()
+
+    def hold():
+        with step._turn:
+            inside.set()
+            leave.wait()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            step(av.ones(3))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        leave.set()
+        thread.join()
+    assert step(av.ones(3)).tolist() == [2.0] * 3
+    assert is_free(step)
+
+
+def test_an_interrupted_call_leaves_the_turn_to_others():
+    def interrupted(x):
+        raise KeyboardInterrupt
+
+    step = av.compile(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        step(av.ones(3))
+    assert is_free(step)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
