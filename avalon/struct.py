@@ -49,7 +49,7 @@ def is_buffer(tensor: Tensor) -> bool:
 
 def children(node: Any) -> Mapping[Any, Any] | None:
     """The fields of an object or the items of a container by key; None for what is not entered."""
-    fields = _fields(node)
+    fields = _fields(_meant(node))
     if fields is None or "_parameters" not in fields or _is_mapping(type(node)):
         return fields
     merged: dict[Any, Any] = {}
@@ -68,6 +68,7 @@ def walk(struct: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(node, Tensor):
             yield path, node
             continue
+        node = _meant(node)
         fields = children(node)
         if fields is None or id(node) in entered:
             continue
@@ -127,6 +128,7 @@ def _mapped(function: Callable[[Tensor], Any], node: Any, copies: dict[int, Any]
     """
     if isinstance(node, Tensor):
         return function(node)
+    node = _meant(node)
     fields = _fields(node)
     if fields is None:
         return node
@@ -165,7 +167,16 @@ def _fields(node: Any) -> Mapping[Any, Any] | None:
     return fields
 
 
+def _meant(node: Any) -> Any:
+    """What an object stands for: a compiled model for the model. Others are meant themselves."""
+    kind = type(node)
+    if kind not in _stands_in:
+        _stands_in[kind] = getattr(kind, "stands_for_wrapped", False) is True
+    return node.__wrapped__ if _stands_in[kind] else node
+
+
 # What is found once of each class.
+_stands_in: dict[type, bool] = {}
 _mappings: dict[type, bool] = {}
 _slot_names: dict[type, tuple[str, ...]] = {}
 _plain: dict[type, bool] = {}

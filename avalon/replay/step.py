@@ -103,6 +103,8 @@ class CompiledStep:
         reason: why the last recording was needed.
     """
 
+    stands_for_wrapped = True  # in structures, see `struct`
+
     def __init__(self, function: Callable[..., Any], strict: bool) -> None:
         functools.update_wrapper(self, function, updated=())
         self.__name__ = getattr(function, "__name__", type(function).__name__)
@@ -308,8 +310,14 @@ class CompiledStep:
 
 class CompiledModel(CompiledStep):
     """A compiled object that is called. What is not a call is the object's own: `parameters()`,
-    `train()`, fields that are read and set.
+    `train()`, fields that are read and set. It passes for an instance of the object's class, and so
+    may stand where a layer is expected.
     """
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        wrapped = self.__dict__.get("function")
+        return CompiledModel if wrapped is None else type(wrapped)
 
     def __getattr__(self, name: str) -> Any:
         if "function" not in self.__dict__:  # a copy in the making

@@ -302,3 +302,36 @@ def test_a_compiled_model_still_answers_as_the_model():
     compiled.load_state_dict(other.state_dict())
     with pytest.raises(AttributeError, match="no_such"):
         compiled.no_such  # noqa: B018
+
+
+def test_a_compiled_model_may_be_part_of_another_and_of_fit(tmp_path):
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = av.compile(Composed())
+            self.last = nn.Linear(3, 3)
+            self.twice = av.compile(lambda x: x * 2)
+
+        def forward(self, x):
+            return self.twice(self.last(self.inner(x)))
+
+    outer = Outer()
+    names = [name for name, _ in outer.named_parameters()]
+    assert names[0] == "inner.first.weight"
+    assert list(outer.state_dict()) == names
+    assert list(av.struct.leaves(outer)) == names
+    assert isinstance(outer.inner, Composed)
+    assert list(av.grad(lambda m, x: m(x).sum(), outer, av.ones(2, 5))[1][0].state_dict()) == names
+    x, y = av.randn(16, 5), av.randint(0, 3, (16,))
+    compiled = av.compile(outer)
+    history = av.fit(
+        compiled, (x, y), nn.CrossEntropyLoss(), av.optim.Adam(lr=0.1), epochs=8, batch_size=8,
+        progress=False,
+    )  # fmt: skip
+    assert history["loss"][-1] < history["loss"][0]
+    av.save(compiled, tmp_path / "model.safetensors")
+    other = nn.Sequential(av.compile(nn.Linear(5, 4)), nn.ReLU(), nn.Linear(4, 3))
+    for _ in range(4):  # the first call found no gradients
+        other(x).sum().backward()
+    assert other[0].replayed == 1
+    assert other[0].weight.grad is not None
