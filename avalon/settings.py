@@ -1,7 +1,7 @@
 """Settings of the library: one object, read from the environment once, at most twelve fields.
 
 Goes out: `settings`, whose fields may be assigned. Guaranteed: no field changes the bits of a
-result; `flush_denormals` is the one exception, and is off. Assignments count in `epoch`.
+result; `flush_denormals` is the one exception, and is off. Assignments count in `rebindings`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from avalon.epoch import epoch
+from avalon.rebinding import rebindings
 
 _UNBOUNDED = 1 << 20
 
@@ -85,7 +85,7 @@ class Settings:
             listed = ", ".join(map(repr, TIERS))
             raise ValueError(f"[settings] tier is one of {listed}, got {value!r}")
         object.__setattr__(self, name, Path(value) if name == "cache" else value)
-        epoch.count += 1
+        rebindings.count += 1
 
 
 settings = Settings()

@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from avalon.epoch import CountedDict
+from avalon.rebinding import CountedDict
 from avalon.tensor import Tensor
 
 MODULE_TABLES = ("_parameters", "_buffers", "_modules")

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from avalon.epoch import epoch
+from avalon.rebinding import rebindings
 
 KINDS = ("pass", "rule", "fusion", "memory", "algorithm")
 
@@ -95,12 +95,12 @@ def without(*names: str) -> Iterator[None]:
     global _off
     _refuse_unknown(names)
     outer, _off = _off, _off.union(names)
-    epoch.count += 1
+    rebindings.count += 1
     try:
         yield
     finally:
         _off = outer
-        epoch.count += 1
+        rebindings.count += 1
 
 
 def off() -> frozenset[str]:

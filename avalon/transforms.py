@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from avalon import struct
-from avalon.epoch import epoch
 from avalon.errors import AutogradError
+from avalon.rebinding import rebindings
 from avalon.tensor import Tensor, enable_grad, grad as gradients_of, no_grad
 from avalon.tensor.core import wrap
 from avalon.tracing.history import History
@@ -165,7 +165,7 @@ def _requiring(tensors: list[Tensor]) -> Iterator[None]:
     quiet = [tensor for tensor in tensors if not tensor.requires_grad]
     for tensor in quiet:
         tensor._requires = True
-    epoch.count += 1
+    rebindings.count += 1
     _depth.value += 1
     try:
         yield
@@ -173,7 +173,7 @@ def _requiring(tensors: list[Tensor]) -> Iterator[None]:
         _depth.value -= 1
         for tensor in quiet:
             tensor._requires = False
-        epoch.count += 1
+        rebindings.count += 1
 
 
 def _loss_of(value: Any) -> Tensor:

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from avalon.dtype import DType
-from avalon.epoch import epoch
 from avalon.nn import activation, convolution, linear, normalization, padding, pooling, resize
 from avalon.nn.module import Module, assignments, registers
 from avalon.nn.parameter import Parameter
+from avalon.rebinding import rebindings
 from avalon.tensor import Tensor
 from avalon.tensor.composite import Composite, is_tracing
 from avalon.tensor.creation import get_default_dtype
@@ -55,7 +55,7 @@ class Plan:
 
     def __init__(self) -> None:
         self.parts: list[Any] = []
-        self._assignments = self._registers = self._epoch = -1
+        self._assignments = self._registers = self._rebindings = -1
 
     def make(self, row: Module, kind: type[Module]) -> None:
         """Look at a row; `kind` is the class of rows whose members are called in their place."""
@@ -72,17 +72,18 @@ class Plan:
             if member is not None:
                 self.parts.append(member)
         self._assignments, self._registers = assignments.count, registers.count
-        self._epoch = row.epoch  # not the row itself, which would live until garbage is collected
+        # Not the row itself, which would live until garbage is collected.
+        self._rebindings = row._rebindings
         self._modules = [*inner, *[m for m in members if type(m) in _PURE]]
-        self._epochs = [module.epoch for module in self._modules]
+        self._rebindings_of_each = [module._rebindings for module in self._modules]
         self._kinds = [(kind, _PURE[kind]) for kind in {type(m) for m in members} if kind in _PURE]
 
     def holds(self, row: Module) -> bool:
         """Whether it is still true of the row that it was made for."""
         if assignments.count != self._assignments:  # to whatever module
-            if registers.count != self._registers or row.epoch != self._epoch:
+            if registers.count != self._registers or row._rebindings != self._rebindings:
                 return False
-            if [module.epoch for module in self._modules] != self._epochs:
+            if [module._rebindings for module in self._modules] != self._rebindings_of_each:
                 return False
             self._assignments = assignments.count
         for kind, forward in self._kinds:  # noqa: SIM110, a generator takes as long as the rest
@@ -162,7 +163,7 @@ def _chained(layers: Sequence[_Layer]) -> list[Any]:
 
 
 class _Parameters(NamedTuple):
-    """What a chain's parameters are, but for their values, until `epoch` moves on."""
+    """What a chain's parameters are, but for their values, until one is rebound."""
 
     seen: int
     grad: bool
@@ -179,7 +180,7 @@ class _Parameters(NamedTuple):
             for one, edge in zip(parameters, edges, strict=True)
         ])
         ends = any(edge is not None and edge.ends for edge in edges)
-        return _Parameters(epoch.count, modes.grad, edges, kinds, ends)
+        return _Parameters(rebindings.count, modes.grad, edges, kinds, ends)
 
 
 class Chain:
@@ -194,7 +195,7 @@ class Chain:
     def __call__(self, input: Any) -> Any:
         if isinstance(input, Tensor) and not (modes.layers or modes.eager or is_tracing()):
             known, grad = self._known, modes.grad
-            if known.seen != epoch.count or known.grad is not grad:
+            if known.seen != rebindings.count or known.grad is not grad:
                 known = self._known = _Parameters.of(self._parameters)
             edge = input._edge() if grad else None
             if not known.ends and (edge is None or not edge.ends):

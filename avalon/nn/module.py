@@ -3,8 +3,8 @@
 Comes in: parameters, buffers and modules assigned to fields. Goes out: what can be asked of a model
 (parameters by name, state, mode, a printed form). Guaranteed: names, order and state-dict keys are
 PyTorch's; a state that does not fit is refused with the nearest names and changes nothing;
-`epoch` grows with every assignment, so that "has anything changed?" is one comparison. Nothing here
-is needed to be a model: any object with tensors in its fields is one.
+`_rebindings` grows with every assignment, so that "has anything changed?" is one comparison.
+Nothing here is needed to be a model: any object with tensors in its fields is one.
 
 Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html
 """
@@ -20,10 +20,10 @@ from typing import Any, Self
 from avalon import dtype as dtypes
 from avalon.device import Device
 from avalon.dtype import DType
-from avalon.epoch import CountedDict, Epoch, epoch
 from avalon.errors import DTypeError, ShapeError
 from avalon.nn.locate import name_layer, name_of
 from avalon.nn.parameter import Buffer, Parameter
+from avalon.rebinding import CountedDict, Tally, rebindings
 from avalon.state import IncompatibleKeys, copy_state
 from avalon.struct import buffer as mark_buffer
 from avalon.tensor import Tensor, no_grad
@@ -32,8 +32,8 @@ from avalon.tracing.values import recorder
 
 _handle_numbers = itertools.count()
 
-registers = Epoch()  # counts the changes of all registers
-assignments = Epoch()  # counts the assignments to fields of all modules, registers among them
+registers = Tally()  # counts the changes of all registers
+assignments = Tally()  # counts the assignments to fields of all modules, registers among them
 
 
 class Register(CountedDict):
@@ -83,9 +83,9 @@ class Module:
     ['hidden.weight', 'hidden.bias', 'out.weight']
     """
 
-    __slots__ = ("__dict__", "__weakref__", "epoch")
+    __slots__ = ("__dict__", "__weakref__", "_rebindings")
 
-    epoch: int
+    _rebindings: int
     training: bool
     _parameters: dict[str, Parameter | None]
     _buffers: dict[str, Tensor | None]
@@ -96,7 +96,7 @@ class Module:
 
     def __init__(self) -> None:
         for name, value in (
-            ("epoch", 0),
+            ("_rebindings", 0),
             ("training", True),
             ("_parameters", Register()),
             ("_buffers", Register()),
@@ -543,7 +543,7 @@ class Module:
         return dict(self.__dict__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        object.__setattr__(self, "epoch", 0)
+        object.__setattr__(self, "_rebindings", 0)
         self.__dict__.update(state)
         for name in _REGISTERS:  # plain dicts in what was saved long ago
             table = self.__dict__.get(name)
@@ -556,9 +556,9 @@ _REGISTERS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward
 
 def _note_assignment(module: Module) -> None:
     """Count an assignment, for replays that compare the module and for those that compare all."""
-    object.__setattr__(module, "epoch", module.epoch + 1)
+    object.__setattr__(module, "_rebindings", module._rebindings + 1)
     assignments.count += 1
-    epoch.count += 1
+    rebindings.count += 1
 
 
 def _register(hooks: dict[int, Any], hook: Any, prepend: bool) -> RemovableHandle:

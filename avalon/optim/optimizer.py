@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from avalon.dtype import DType
-from avalon.epoch import CountedDict
 from avalon.errors import CheckpointError
 from avalon.optim.traced import plan_for
+from avalon.rebinding import CountedDict
 from avalon.shape import Shape
 from avalon.tensor import (
     Tensor,

@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 from avalon import dtype as dtypes
-from avalon.epoch import epoch
 from avalon.random import Counter
+from avalon.rebinding import rebindings
 from avalon.replay.guards import Guards
 from avalon.replay.recording import Origin, Outcome, Recording, Template, build, rebuild
 from avalon.replay.stretch import Stretch
@@ -99,7 +99,7 @@ class DifferentiableCall(Guards):
             here.remember(cell, cell.value)
             cell.value = value
             cell.version += 1
-        epoch.count += 1
+        rebindings.count += 1
         cells = [Cell(value, value.shape) for value in values[len(self._rebound) :]]
         root = Tensor._make(made[0], history)
         root._cell = cells[-1 - self._stretch.cell]

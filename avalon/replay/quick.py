@@ -1,10 +1,11 @@
 """The short way through a replay, for calls between which nothing was rebound.
 
-Comes in: a replay whose guards have just passed. Goes out: a `Quick`, which holds as long as the
-epoch, the modes and the watched containers stay, and then runs the step with a native table that is
-written already: state is rewritten where it lies, and only new arguments, counters and results have
-other addresses. Guaranteed: it does what the replay would have done; where it cannot (an argument
-of another kind, a value that somebody holds), it says so before anything has happened.
+Comes in: a replay whose guards have just passed. Goes out: a `Quick`, which holds as long as
+nothing counted as rebound, the modes stay and so do the watched containers, and then runs the step
+with a native table that is written already: state is rewritten where it lies, and only new
+arguments, counters and results have other addresses. Guaranteed: it does what the replay would have
+done; where it cannot (an argument of another kind, a value that somebody holds), it says so before
+anything has happened.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from avalon.epoch import epoch
 from avalon.random import injecting
+from avalon.rebinding import rebindings
 from avalon.replay import series
 from avalon.replay.recording import (
     Origin,
@@ -119,7 +120,7 @@ class Quick:
             raise _Unfit
         for cell in (*self._known, *[_gradient_cell(owner) for owner in self._owners]):
             cell.watched = True
-        self._epoch = epoch.count
+        self._rebindings = rebindings.count
 
     @property
     def nanoseconds(self) -> int:
@@ -130,14 +131,14 @@ class Quick:
 
     def holds(self, given: tuple[Any, ...]) -> bool:
         """Whether the step may run this way, now, with these arguments."""
-        if self._epoch != epoch.count or modes.__dict__ != self._modes:
+        if self._rebindings != rebindings.count or modes.__dict__ != self._modes:
             return False
         if self._draws and injecting():
             return False
         waiting = recorder()
         if waiting.values or waiting.underway is not None:
             waiting.flush()
-            if self._epoch != epoch.count:
+            if self._rebindings != rebindings.count:
                 return False
         watch = self._watch
         before = watch.arguments
@@ -304,9 +305,9 @@ class Quick:
             values[move.place].buffer = buffer
             for word in move.read:
                 words[word] = buffer.address
-        if self._epoch == epoch.count:
-            self._epoch += 1
-        epoch.count += 1
+        if self._rebindings == rebindings.count:
+            self._rebindings += 1
+        rebindings.count += 1
 
     # --- binding --------------------------------------------------------------------------------
 

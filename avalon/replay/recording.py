@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
-from avalon.epoch import epoch
 from avalon.random import Counter, Generator, default_generator
+from avalon.rebinding import rebindings
 from avalon.replay.retired import Old, put_back, retire, spare_memory
 from avalon.replay.snapshot import Change, Snapshot, missing
 from avalon.replay.stretch import Edge, Stretch, root_of, stretch_of
@@ -288,7 +288,7 @@ class Recording:
         for generator, seed, offset in self._offsets.values():
             generator.manual_seed(seed)
             generator.offset = offset
-        epoch.count += 1
+        rebindings.count += 1
 
     def _finish(self, result: Any, name: str) -> None:
         """Read off what the call left behind; take its graph."""
@@ -581,7 +581,7 @@ def _part_values(tensors: Sequence[Tensor]) -> None:
             cell.value = Value.from_number(value.number, value.dtype)
         else:
             cell.value = Value(value.shape, value.dtype, copy(value.force()))
-        epoch.count += cell.watched
+        rebindings.count += cell.watched
 
 
 def is_window(tensor: Tensor) -> bool:

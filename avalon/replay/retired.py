@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from avalon.dtype import DType
-from avalon.epoch import epoch
+from avalon.rebinding import rebindings
 from avalon.runtime.buffer import Buffer
 from avalon.shape import Shape
 from avalon.tensor.cell import Cell
@@ -107,7 +107,7 @@ def put_back(old: Old, tensors: Sequence[Tensor]) -> None:
             tensors[number]._grad = whole[id(one)]
         else:
             tensors[number]._grad = one
-    epoch.count += 1
+    rebindings.count += 1
 
 
 def spare_memory(old: Old, places: Mapping[int, int]) -> dict[int, Buffer]:

@@ -60,7 +60,7 @@ class Change:
     def set(self, value: Any) -> None:
         """Put `value` where the change happened."""
         self.entry.kind.set(self.entry.container, self.key, value)
-        self.entry.epoch = -1
+        self.entry.rebindings = -1
 
 
 class Container:
@@ -135,7 +135,7 @@ class _Slots(Container):
             slots = base.__dict__.get("__slots__", ())
             found += [slots] if isinstance(slots, str) else slots
         # A module's count of assignments is not state: what was assigned is compared itself.
-        return tuple(name for name in found if not name.startswith("__") and name != "epoch")
+        return tuple(name for name in found if not name.startswith("__") and name != "_rebindings")
 
     @staticmethod
     def children(container: Any) -> tuple[Any, ...]:
@@ -199,11 +199,11 @@ class _Names(Container):
 class Entry:
     """One container as it was seen: its children, and which of them are containers or tensors.
 
-    An `owner` counts the assignments to it in `epoch`; while that stays, nothing is compared.
+    An `owner` counts the assignments to it in `_rebindings`; while that stays, nothing is compared.
     """
 
     __slots__ = (
-        "children", "container", "entries", "epoch", "ids", "keys", "kind", "owner", "path",
+        "children", "container", "entries", "ids", "keys", "kind", "owner", "path", "rebindings",
         "slots",
     )  # fmt: skip
 
@@ -214,7 +214,7 @@ class Entry:
         self.entries: dict[int, Entry] = {}  # position of a child -> its entry
         self.slots: dict[int, int] = {}  # position of a child -> number of the tensor
         self.owner: Any = None
-        self.epoch = -1
+        self.rebindings = -1
         self.remember(kind.children(container))
 
     def remember(self, children: tuple[Any, ...]) -> None:
@@ -304,7 +304,7 @@ class Snapshot:
             if isinstance(child, np.ndarray):
                 self._arrays.append((path, child, child.copy()))
                 continue
-            owner = child if isinstance(getattr(child, "epoch", None), int) else None
+            owner = child if isinstance(getattr(child, "_rebindings", None), int) else None
             table = entry.owner is not None and entry.keys[position] in MODULE_TABLES
             if table:
                 owner = entry.owner
@@ -337,13 +337,13 @@ class Snapshot:
         self._root.container = arguments
         for entry in self.entries:
             owner = entry.owner
-            if owner is not None and owner.epoch == entry.epoch:
+            if owner is not None and owner._rebindings == entry.rebindings:
                 continue
             children = entry.kind.children(entry.container)
             if tuple(map(id, children)) != entry.ids or not entry.has_its_keys():
                 self._reconcile(entry, children)
             if owner is not None:
-                entry.epoch = owner.epoch
+                entry.rebindings = owner._rebindings
         for path, array, before in self._arrays:
             if array.shape != before.shape or array.tobytes() != before.tobytes():
                 raise Changed(path)
@@ -360,7 +360,7 @@ class Snapshot:
             elif (inner := entry.entries.get(position)) is not None and type(after) is type(before):
                 inner.container = after
                 if inner.owner is before:  # it counts its own changes, and is another one now
-                    inner.owner, inner.epoch = after, -1
+                    inner.owner, inner.rebindings = after, -1
             elif not _equal_atoms(before, after):
                 raise Changed(entry.name(position))
         entry.remember(children)

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from avalon.epoch import epoch
 from avalon.errors import TraceError
 from avalon.random import injecting
+from avalon.rebinding import rebindings
 from avalon.replay.call import DifferentiableCall
 from avalon.replay.guards import Guards, surroundings
 from avalon.replay.quick import Quick, quick_way
@@ -469,7 +469,7 @@ class Replay(Guards):
             del gradient
         for owner in self.owners:
             self.tensors[owner]._grad = None
-        epoch.count += 1
+        rebindings.count += 1
         return retire(gradients)
 
     def _feed(self, origin: Origin, start: dict[int, Value]) -> Any:
@@ -499,7 +499,7 @@ class Replay(Guards):
             cell = self.tensors[index]._cell
             cell.value = self._settled(outcome, made, start)
             cell.version += 1
-        epoch.count += 1
+        rebindings.count += 1
         cells = [
             Cell(self._settled(outcome, made, start), *storage)
             for outcome, storage in zip(self.made, self.storages, strict=True)

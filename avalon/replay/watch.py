@@ -3,8 +3,8 @@
 Comes in: the snapshot that a replay was just compared with, and the arguments of that call. Goes
 out: a `Watch`, which says in a microsecond or two that nothing was rebound. Guaranteed: "same" is
 never said after a change; after "not the same" the caller compares by value, for an equal object
-may have taken another's place. Modules and tensors count their changes in `epoch`, which the caller
-compares; the values of top-level tensors are the caller's too.
+may have taken another's place. Modules and tensors count their changes in `rebindings`, which the
+caller compares; the values of top-level tensors are the caller's too.
 """
 
 from __future__ import annotations

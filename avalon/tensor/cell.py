@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 from numpy.typing import NDArray
 
 from avalon.dtype import DType
-from avalon.epoch import epoch
 from avalon.graph.primitive import Primitive
+from avalon.rebinding import rebindings
 from avalon.shape import Shape
 from avalon.tracing.backward import backward_of_chain
 from avalon.tracing.history import History
@@ -45,7 +45,7 @@ class Cell:
     """Storage: a value that writes replace. `version` counts the writes, through whatever tensor.
 
     `shape` and `strides` say how the storage's elements lie, as PyTorch would lay them. `watched`
-    says that a replay relies on what the cell holds: rebinding it counts in `epoch`.
+    says that a replay relies on what the cell holds: rebinding it counts in `rebindings`.
     """
 
     __slots__ = ("__weakref__", "memory", "shape", "strides", "value", "version", "watched")
@@ -64,7 +64,7 @@ class Cell:
         if memory is not None and not memory.alive():
             self.value = memory.settle()
             self.version += 1  # who knows what was written
-            epoch.count += self.watched
+            rebindings.count += self.watched
             self.memory = memory = None
         return memory
 

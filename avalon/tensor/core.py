@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from avalon.device import CPU, Device
 from avalon.dtype import DType
-from avalon.epoch import epoch
 from avalon.errors import AutogradError, DTypeError, ShapeError, TraceError
 from avalon.graph.primitive import Elementwise, Primitive
+from avalon.rebinding import rebindings
 from avalon.shape import Shape
 from avalon.tensor.cell import Cell, Move, continued, moved, piece
 from avalon.tensor.layout import elementwise_strides, plain_strides
@@ -330,7 +330,7 @@ class Tensor(Installed):
                 )
             return self
         self._requires = bool(requires_grad)
-        epoch.count += 1
+        rebindings.count += 1
         if requires_grad and self._has_views and self._written is None:
             self._written = self._edge()
         return self
@@ -423,12 +423,12 @@ class Tensor(Installed):
                     f"{self.dtype.name}"
                 )
         self._grad = gradient
-        epoch.count += 1
+        rebindings.count += 1
 
     @grad.deleter
     def grad(self) -> None:
         self._grad = None
-        epoch.count += 1
+        rebindings.count += 1
 
     def _keep_gradient(self, gradient: Tensor, history: History) -> None:
         """Called by backward, where it passes `history`, for tensors that asked with
@@ -436,7 +436,7 @@ class Tensor(Installed):
         """
         if self._creation is DEFAULT and self.grad_fn is not history:
             return  # a view whose base was written since
-        epoch.count += 1
+        rebindings.count += 1
         if self._grad is None:
             self._grad = (
                 gradient.clone() if gradient.requires_grad else Tensor._make(gradient.value())
@@ -478,7 +478,7 @@ class Tensor(Installed):
         if before is not None and before.forget(self):
             history.keep(self)
         self._history = history
-        epoch.count += 1
+        rebindings.count += 1
 
     @property
     def _version(self) -> int:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from avalon import dtype as dtypes, ops
 from avalon.device import CPU, Device
 from avalon.dtype import DType
-from avalon.epoch import epoch
 from avalon.errors import DeviceError
 from avalon.graph.interpret import from_storage
+from avalon.rebinding import rebindings
 from avalon.shape import Shape
 from avalon.tensor.core import Tensor, constructor
 from avalon.tensor.layout import plain_strides
@@ -47,7 +47,7 @@ def set_default_dtype(dtype: DType) -> None:
             f"{dtype!r}"
         )
     _default_dtype = dtype
-    epoch.count += 1
+    rebindings.count += 1
 
 
 def to_device(device: Device | str | None) -> Device:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from avalon.epoch import epoch
 from avalon.errors import AutogradError, ShapeError
+from avalon.rebinding import rebindings
 from avalon.tensor.core import Tensor, method, wrap
 from avalon.tensor.creation import constant_tensor
 from avalon.tensor.layout import is_dense
@@ -61,10 +61,10 @@ def _accumulate(differentiable: bool) -> Any:
             if tensor._strides is not None and is_dense(tensor.shape, tensor._strides):
                 fresh._set_strides(tensor._strides)
             tensor._grad = fresh
-            epoch.count += 1
+            rebindings.count += 1
         elif differentiable:
             tensor._grad = before + cotangent
-            epoch.count += 1
+            rebindings.count += 1
         else:
             assign_(before, before + wrap(cotangent, None))
 

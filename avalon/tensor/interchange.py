@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from avalon import dtype as dtypes, ops
 from avalon.dtype import DType
-from avalon.epoch import epoch
 from avalon.errors import AutogradError
 from avalon.graph.interpret import from_storage
+from avalon.rebinding import rebindings
 from avalon.runtime.buffer import Buffer
 from avalon.shape import Shape, contiguous_strides
 from avalon.tensor.cell import Cell, Kind, Move
@@ -105,7 +105,7 @@ def _share(cell: Cell) -> _OwnMemory:
     else:
         memory = _OwnMemory(buffer, value.dtype, cell.shape, None)
     cell.memory = memory
-    epoch.count += cell.watched
+    rebindings.count += cell.watched
     return memory
 
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from avalon import dtype as dtypes, ops
 from avalon.dtype import DType, category
-from avalon.epoch import epoch
 from avalon.errors import AutogradError, DTypeError, ShapeError
+from avalon.rebinding import rebindings
 from avalon.shape import broadcast_shapes
 from avalon.tensor import operators
 from avalon.tensor.cell import Move
@@ -119,7 +119,7 @@ def write(x: Tensor, new: Tensor, edge: History | None) -> Tensor:
     elif x.numel() and (edge is None or not _is_joint(x)):
         _put(x, _through(x, value))
     cell.version += 1
-    epoch.count += cell.watched
+    rebindings.count += cell.watched
     x._count().write()
     return x
 
@@ -134,7 +134,7 @@ def replace(x: Tensor, value: Value) -> None:
         recorder().updated = True
     _put(x, value)
     cell.version += 1
-    epoch.count += cell.watched
+    rebindings.count += cell.watched
     x._count().write()
 
 
@@ -454,7 +454,7 @@ def detach_(x: Tensor) -> Tensor:
         raise AutogradError("[detach_] Can't detach views in-place. Use detach() instead.")
     x._history = None
     x._requires = False
-    epoch.count += 1
+    rebindings.count += 1
     return x
 
 
@@ -471,7 +471,7 @@ def _set_data(x: Tensor, new: Tensor) -> None:
     x.shape, x.dtype = new.shape, new.dtype
     x._strides, x._offset = new._strides, new._offset
     x._memo = None
-    epoch.count += 1
+    rebindings.count += 1
     if x._leaf is not None:
         x._leaf.shape, x._leaf.dtype = x.shape, x.dtype
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from avalon import ops
-from avalon.epoch import epoch
 from avalon.errors import IndexOutOfRange
 from avalon.graph.node import Call, Node
+from avalon.rebinding import rebindings
 from avalon.runtime.buffer import Buffer
 from avalon.tracing import execute
 from avalon.tracing.modes import modes
@@ -246,4 +246,4 @@ def _fail(
         if holder is not None and spoiled is not None and spoiled.failure is failure:
             holder.value = type(spoiled)(spoiled.shape, spoiled.dtype, buffer)
             holder.version += 1
-            epoch.count += 1
+            rebindings.count += 1

@@ -12,7 +12,7 @@ PACKAGE = Path(avalon.__file__).parent
 
 # Each part may import the parts of earlier lines, never one of its own line.
 ORDER = [
-    ["dtype", "shape", "errors", "settings", "epoch", "device", "switches", "size"],
+    ["dtype", "shape", "errors", "settings", "rebinding", "device", "switches", "size"],
     ["runtime", "graph", "safetensors", "pictures"],
     ["ops"],
     ["differentiation", "rewrite", "schedule"],

@@ -75,13 +75,22 @@ def test_state_that_does_not_fit_names_the_nearest_and_changes_nothing():
     assert net.conv.bias.tolist() == [1.0] * 3
 
 
-def test_epoch_grows_with_assignments():
+def test_a_count_grows_with_assignments():
     net = Net()
-    before = net.epoch
+    before = net._rebindings
     net.limit = 3
-    assert net.epoch == before + 1
+    assert net._rebindings == before + 1
     net.eval()
-    assert net.epoch > before + 1
+    assert net._rebindings > before + 1
+
+
+def test_a_field_may_have_any_name():
+    net = Net()
+    net.epoch = 0
+    net.limit = 3
+    assert net.epoch == 0
+    net.epoch += 1
+    assert net.epoch == 1
 
 
 def test_modes_and_gradients():

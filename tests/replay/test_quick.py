@@ -10,10 +10,10 @@ import pytest
 import avalon as av
 import avalon.nn.functional as F
 from avalon import nn
-from avalon.epoch import epoch
 from avalon.errors import IndexOutOfRange
+from avalon.rebinding import rebindings
 
-# Fields that a short way does not look at again while the epoch stays.
+# Fields that a short way does not look at again while the count of rebindings stays.
 COUNTED = {"_requires", "_history", "_grad", "memory", "value", "_cell", "_moves"}
 
 
@@ -448,8 +448,8 @@ def test_two_steps_on_one_model_take_turns():
 
 
 def test_every_rebinding_counts():
-    """Assignments to fields that the short way relies on lie beside `epoch.count`, or are made to
-    objects that were just made.
+    """Assignments to fields that the short way relies on lie beside `rebindings.count`, or are made
+    to objects that were just made.
     """
     found = []
     root = Path(av.__file__).parent
@@ -474,7 +474,7 @@ def silent_assignments(file, function):
     made, counts, assigned = set(), False, set()
     for node in ast.walk(function):
         targets = node.targets if isinstance(node, ast.Assign) else []
-        if isinstance(node, ast.AugAssign) and ast.unparse(node.target) == "epoch.count":
+        if isinstance(node, ast.AugAssign) and ast.unparse(node.target) == "rebindings.count":
             counts = True
         for target in targets:
             for part in target.elts if isinstance(target, ast.Tuple) else [target]:
@@ -491,11 +491,11 @@ def test_new_objects_do_not_count():
     step = av.compile(lambda x: x + 1)
     for _ in range(4):
         step(av.ones(2))
-    before = epoch.count
+    before = rebindings.count
     other = av.ones(3)
     other.add_(1)
     other.numpy()
-    assert epoch.count == before
+    assert rebindings.count == before
 
 
 def test_a_step_that_clips_gradients_in_place():
@@ -584,10 +584,10 @@ def test_putting_a_model_into_the_mode_that_it_is_in_changes_nothing():
     x = av.ones(3)
     for _ in range(4):
         step(x)
-    before = epoch.count
+    before = rebindings.count
     av.evaluate(net)
     assert av.predict(net, x[:, None]).tolist() == [[2.0]] * 3
-    assert epoch.count == before
+    assert rebindings.count == before
     assert is_quick(step, x)
     av.train(net)
     assert net.training

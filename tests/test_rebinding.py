@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 import avalon as av
-from avalon.epoch import CountedDict, epoch
+from avalon.rebinding import CountedDict, rebindings
 
 CHANGES = {
     "set": lambda d: d.__setitem__("a", 2),
@@ -25,12 +25,12 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_counts_and_does_what_a_dict_does(name):
     counted, plain = CountedDict({"a": 1, "b": 2}), {"a": 1, "b": 2}
-    own, everybodys = counted.epoch, epoch.count
+    own, everybodys = counted._rebindings, rebindings.count
     CHANGES[name](counted)
     CHANGES[name](plain)
     assert counted == plain
-    assert counted.epoch > own
-    assert epoch.count > everybodys
+    assert counted._rebindings > own
+    assert rebindings.count > everybodys
 
 
 def test_every_way_of_dict_to_change_one_is_counted():
@@ -45,10 +45,10 @@ def test_every_way_of_dict_to_change_one_is_counted():
 
 def test_reading_does_not_count():
     counted = CountedDict(a=1)
-    before = counted.epoch, epoch.count
+    before = counted._rebindings, rebindings.count
     assert counted["a"] == counted.get("a") == 1
     assert [*counted.items()] == [("a", 1)]
-    assert (counted.epoch, epoch.count) == before
+    assert (counted._rebindings, rebindings.count) == before
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_copies_count_for_themselves(copied):
     second = copied(first)
     assert type(second) is CountedDict
     assert second == first
-    before = first.epoch
+    before = first._rebindings
     second["a"] = 2
-    assert first.epoch == before
+    assert first._rebindings == before
     assert first["a"] == [1]
 
 

@@ -1,10 +1,10 @@
 """A count of what Python does to objects that a replayed step has looked at.
 
-Goes out: `epoch`, whose `count` grows whenever something that exists is rebound: a cell's value or
-memory, a tensor's cell, gradient, history or `requires_grad`, a field of a `Module`, an entry of a
-`CountedDict`, a setting, a switch, the default dtype. Guaranteed: while the count stays, a replay
-that looked at these once need not look again. New objects do not count: nothing has looked at them
-yet.
+Goes out: `rebindings`, whose `count` grows whenever something that exists is rebound: a cell's
+value or memory, a tensor's cell, gradient, history or `requires_grad`, a field of a `Module`, an
+entry of a `CountedDict`, a setting, a switch, the default dtype. Guaranteed: while the count stays,
+a replay that looked at these once need not look again. New objects do not count: nothing has looked
+at them yet.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 
-class Epoch:
-    """The count; `epoch.count += 1` belongs to every such assignment."""
+class Tally:
+    """A count that only grows."""
 
     __slots__ = ("count",)
 
@@ -21,24 +21,25 @@ class Epoch:
         self.count = 0
 
 
-epoch = Epoch()
+# `rebindings.count += 1` belongs to every assignment that rebinds something.
+rebindings = Tally()
 
 
 class CountedDict(dict[Any, Any]):
-    """A dict whose changes count, in `epoch` and in an epoch of its own, so that nobody has to look
-    into it again: settings and state of optimizers.
+    """A dict whose changes count, in `rebindings` and in `_rebindings`, a count of its own, so that
+    nobody has to look into it again: settings and state of optimizers.
 
     >>> settings = CountedDict(lr=0.1)
     >>> settings["lr"] = 0.2
-    >>> settings, settings.epoch
+    >>> settings, settings._rebindings
     ({'lr': 0.2}, 1)
     """
 
-    epoch = 0
+    _rebindings = 0
 
     def _count(self) -> None:
-        self.epoch += 1
-        epoch.count += 1
+        self._rebindings += 1
+        rebindings.count += 1
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self._count()
