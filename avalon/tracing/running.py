@@ -19,6 +19,7 @@ from avalon import ops
 from avalon.errors import IndexOutOfRange
 from avalon.graph.node import Call, Node
 from avalon.rebinding import rebindings
+from avalon.runtime import interrupts
 from avalon.runtime.buffer import Buffer
 from avalon.tracing import execute
 from avalon.tracing.modes import modes
@@ -26,7 +27,7 @@ from avalon.tracing.parts import run_nodes
 from avalon.tracing.recorded import Recorded
 
 if TYPE_CHECKING:
-    from avalon.tracing.values import Value
+    from avalon.tracing.values import Recorder, Value
 
 
 class Pending(NamedTuple):
@@ -67,7 +68,11 @@ def compute(
     except BaseException as failure:
         _failed(pending, failure)
         raise
-    _commit(live, buffers)
+    try:
+        _commit(live, buffers)
+    except BaseException as interruption:  # what was read may be written over: no way back
+        interrupts.late.append(interruption)
+        _commit(live, buffers)
 
 
 class Underway:
@@ -170,16 +175,27 @@ def begin(pending: Pending) -> Underway | None:
     wanted = [value.position for value in live]
     try:
         buffers, land = execute.begin(pending.recorded, pending.feeds, wanted, pending.donated)
-        if land is None:
-            _commit(live, buffers)
-            return None
-        underway = Underway(pending, buffers, land)
-        for value in live:
-            value.recorder = underway
-        return underway
     except BaseException as failure:
         _failed(pending, failure)
         raise
+    try:
+        return _leave(pending, buffers, land)
+    except BaseException as interruption:  # what was read may be written over: no way back
+        interrupts.late.append(interruption)
+        return _leave(pending, buffers, land)
+
+
+def _leave(
+    pending: Pending, buffers: Sequence[Buffer], land: Callable[[], object] | None
+) -> Underway | None:
+    """Say to the values of work that was begun what will be there, or, without `land`, is."""
+    if land is None:
+        _commit(pending.live, buffers)
+        return None
+    underway = Underway(pending, buffers, land)
+    for value in pending.live:
+        value.recorder = underway
+    return underway
 
 
 def _failed(pending: Pending, failure: BaseException) -> None:
@@ -189,8 +205,15 @@ def _failed(pending: Pending, failure: BaseException) -> None:
     elif isinstance(failure, Exception):
         _fail(pending.live, pending.rebound, failure)
     else:  # ctrl-C: nothing is wrong with the values
+        shelve(pending, None)
+
+
+def shelve(pending: Pending, owner: Recorder | None) -> None:
+    """Let each value that is still `owner`'s wait for itself; None: each that waits."""
+    waiting = [v for v in pending.live if owner is None or v.recorder is owner]
+    if waiting:
         graph, placed = pending.recorded.build()
-        for value in pending.live:
+        for value in waiting:
             value.recorder = Shelved(pending, graph.nodes, placed[value.position], value)
 
 

@@ -7,7 +7,8 @@ computed before it is used here; when pending work runs, every value that somebo
 its buffer, and calls that nobody holds are dropped; a loop that takes part in no gradient runs each
 time that it comes round, so that its rounds are one program, which the workers carry on with while
 the next round is recorded (`running`); a program that fails commits nothing, and its values raise
-the same error whenever they are asked for.
+the same error whenever they are asked for; whoever is interrupted anywhere in between may go on
+with what was recorded until then.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from types import CodeType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +46,10 @@ from avalon.tracing.operation import (
     several_of,
 )
 from avalon.tracing.recorded import Layered, Line, Recorded, user_line as user_line, user_place
-from avalon.tracing.running import Pending, Shelved, Underway, begin, compute
+from avalon.tracing.running import Pending, Shelved, Underway, begin, compute, shelve
 
 Number = bool | int | float
+_Outcome = TypeVar("_Outcome")
 
 
 def encode(array: NDArray[Any], dtype: DType) -> NDArray[Any]:
@@ -148,12 +150,13 @@ class Value:
         """Run what is pending, if need be, and return this value's memory."""
         buffer = self.buffer
         if buffer is None:
-            if self.recorder is not None:
+            owner = self.recorder  # read once: another thread may end its work meanwhile
+            if owner is not None:
                 refuse_reading()
-                if self.recorder is _local.recorder.underway:
+                if owner is _local.recorder.underway:
                     _local.recorder.land()
                 else:
-                    self.recorder.flush()
+                    owner.flush()
             if self.failure is not None:
                 raise_again(self.failure)
             if self.number is not None:
@@ -207,7 +210,9 @@ class Recorder:
         self._reset()
 
     def _reset(self) -> None:
-        self.recorded = Recorded()
+        fresh = Recorded()
+        # Nothing is called from here on: an interrupt comes before or after all of it.
+        self.recorded = fresh
         self.count = 0  # positions taken so far
         self.values: list[weakref.ref[Value]] = []
         self.feeds: list[Any] = []  # buffers and numbers, in the order of the inputs
@@ -237,31 +242,53 @@ class Recorder:
             if owner is not None and owner is not self:
                 self.admit(operand)
         with self.lock:
-            if modes.grad:
-                self.graded = True
-            elif line is not None and not self.graded:
-                self.come_round(line)
-            key: list[Any] = [operation]
-            for operand in operands:
-                key.append(operand.position if operand.recorder is self else self.enter(operand))
-            recorded = self.recorded
-            recorded.key += key
-            recorded.lines.append((line, note))
-            made = []
-            position = self.count
-            for shape, dtype in operation.results:
-                value = Value(shape, dtype, None, self, position)
-                position += 1
-                self.values.append(_reference(value))
-                made.append(value)
-            self.count = position
-            self.calls += operation.calls
-            self.bytes += operation.nbytes
-            if modes.eager:
-                self.flush()
-            elif self.bytes >= settings.pending_bytes or self.calls >= settings.pending_calls:
-                self.bound()
+            try:
+                if modes.grad:
+                    self.graded = True
+                elif line is not None and not self.graded:
+                    self.come_round(line)
+                key: list[Any] = [operation]
+                for operand in operands:
+                    own = operand.recorder is self
+                    key.append(operand.position if own else self.enter(operand))
+                recorded = self.recorded
+                recorded.key += key
+                recorded.lines.append((line, note))
+                made = []
+                position = self.count
+                for shape, dtype in operation.results:
+                    value = Value(shape, dtype, None, self, position)
+                    position += 1
+                    self.values.append(_reference(value))
+                    made.append(value)
+                self.count = position
+                self.calls += operation.calls
+                self.bytes += operation.nbytes
+                if modes.eager:
+                    self.flush()
+                elif self.bytes >= settings.pending_bytes or self.calls >= settings.pending_calls:
+                    self.bound()
+            except BaseException:
+                self._mend()
+                raise
         return made
+
+    def _mend(self) -> None:
+        """Forget what an interrupted `put` left of an entry: what is whole is counted."""
+        recorded = self.recorded
+        count = words = whole = 0
+        for operation, operands, *_ in recorded.entries():
+            if count + len(operation.results) > self.count:
+                break
+            count += len(operation.results)
+            words += 1 + len(operands)
+            whole += 1
+        del recorded.key[words:], recorded.lines[whole:]
+        inputs = len(self.entered)
+        del self.feeds[inputs:], self.fed_by[inputs:], self.holders[inputs:]
+        self.values[:] = [
+            held for held in self.values if (value := held()) is None or value.position < count
+        ]
 
     def come_round(self, line: tuple[CodeType, int]) -> None:
         """Run what is pending if a place records again that did so long ago: a loop came round, of
@@ -297,8 +324,6 @@ class Recorder:
         place = id(holder)
         found = self.entered.get(place)
         if found is None:
-            self.entered[place] = found = self.count
-            self.count = found + 1
             entry = value.entry
             if entry is None:
                 entry = value.entry = input_of(value.shape, value.dtype, number is not None)
@@ -308,6 +333,9 @@ class Recorder:
             self.feeds.append(holder if number is None else number)
             self.fed_by.append(_reference(value) if number is None else None)
             self.holders.append(holder)
+            # last, and without a call between: see `_mend`
+            self.entered[place] = found = self.count
+            self.count = found + 1
         return found
 
     def _coming(self, value: Value) -> Buffer:
@@ -386,6 +414,15 @@ class Recorder:
         self._reset()
         return taken
 
+    def _hand_over(self, run: Callable[[Pending], _Outcome]) -> _Outcome:
+        """Let `run` have what is pending. Where it was interrupted, each value waits for itself."""
+        pending = self.take()
+        try:
+            return run(pending)
+        except BaseException:
+            shelve(pending, self)
+            raise
+
     def flush(self) -> None:
         """Run what is pending. A step that is recorded for replay runs at its end, as a whole."""
         with self.lock:
@@ -395,7 +432,7 @@ class Recorder:
                 for one in preparing:
                     if self.values:  # what it recorded may have passed a bound
                         one.prepare(self)
-                compute(self.take())
+                self._hand_over(compute)
                 interrupts.raise_late()
 
     def depart(self) -> None:
@@ -405,7 +442,7 @@ class Recorder:
                 self.flush()
             elif self.values and modes.replay is None:
                 self.land()
-                self.underway = begin(self.take())
+                self.underway = self._hand_over(begin)
                 interrupts.raise_late()
 
     def land(self) -> None:
@@ -417,7 +454,7 @@ class Recorder:
             ended.flush()
             self.underway = None
             if ended.failure is not None:
-                ended.settle(self.take())
+                self._hand_over(ended.settle)
                 raise_again(ended.failure)
 
     def bound(self) -> None:
