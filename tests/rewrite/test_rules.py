@@ -5,7 +5,7 @@ import pytest
 
 from avalon import dtype as dtypes, ops, rewrite
 from avalon.graph.graph import Graph
-from avalon.graph.interpret import interpret
+from avalon.graph.interpret import from_storage, interpret, to_storage
 from avalon.graph.node import Call, Constant
 from avalon.graph.verify import verify
 
@@ -234,6 +234,21 @@ def test_rule(name):
     rewrite.remove_dead_code(wanted)
     assert graph.signature() == wanted.signature()
     (found,) = interpret(graph, values(dtype))
+    assert found.tobytes() == original.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [dtypes.bfloat16, dtypes.float16, dtypes.float64], ids=repr)
+@pytest.mark.parametrize("name", ["mask_of_relu", "mask_of_winners"])
+def test_masks_keep_every_bit_of_every_float(name, dtype):
+    _, before, after = RULES[name]
+    graph, wanted = build(dtype, before), build(dtype, after)
+    with np.errstate(over="ignore"):  # the largest is infinite in float16
+        given = [from_storage(to_storage(x, dtype), dtype) for x in values(dtype)[:2]]
+    given.append(np.arange(9) % 2 == 0)
+    (original,) = interpret(graph, given)
+    assert simplified(graph)[name] >= 1
+    assert graph.signature() == wanted.signature()
+    (found,) = interpret(graph, given)
     assert found.tobytes() == original.tobytes()
 
 
