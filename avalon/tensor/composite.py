@@ -28,7 +28,7 @@ from avalon.tracing.history import History
 from avalon.tracing.joining import Joining
 from avalon.tracing.modes import modes, set_grad_enabled
 from avalon.tracing.operation import Operation, on_moved
-from avalon.tracing.recorded import user_place
+from avalon.tracing.recorded import note_behind, user_place
 from avalon.tracing.values import Recorder, Value, recorder, recording_into
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -206,8 +206,9 @@ class Trace:
         along = () if backward else [x._moves and moves_along(x) for x in operands]
         if True in along:
             forward, values, others = self._on_moved(operands, along)
+            note = note_behind(self.note, len(forward.steps) - len(self.forward.steps))
         else:
-            forward, others = self.forward, list(self.numbers)
+            forward, others, note = self.forward, list(self.numbers), self.note
             values = [
                 cell.value
                 if (cell := operand._cell).memory is None and not operand._moves
@@ -217,7 +218,7 @@ class Trace:
         if modes.body is not None:
             modes.body.meet(operands, values)
         line = user_place()
-        made = here.put(forward, [*values, *others], line, self.note)
+        made = here.put(forward, [*values, *others], line, note)
         result = Tensor._make(made[0])
         if backward is not None:
             count = len(values)

@@ -51,6 +51,11 @@ def note_on(note: str, step: int) -> str:
     return note.steps[step] if isinstance(note, Notes) else note
 
 
+def note_behind(note: str, count: int) -> str:
+    """The note on an entry that does `count` steps before those of an entry with this note."""
+    return Notes.of(note, ("",) * count + note.steps) if isinstance(note, Notes) else note
+
+
 class Recorded:
     """Entries: in `key`, each operation followed by the positions of its operands; in `lines`,
     where each was recorded. An operation takes one position for each of its results.

@@ -5,7 +5,9 @@ import pytest
 
 import avalon as av
 import avalon.nn.functional as F
+from avalon import nn, ops
 from avalon.functions.loss import mse_loss
+from avalon.graph.node import Call
 from avalon.tensor import composite as module
 from avalon.tensor.composite import composite
 from avalon.tracing.values import recorder
@@ -134,6 +136,21 @@ def test_movements_of_what_was_just_made_belong_to_their_first_reader():
         y.t().reshape(30)
         assert names()[5:] == ["reshape"]
     assert attended(False) == expected
+
+
+def test_layers_in_a_row_keep_their_names_behind_the_movements_of_what_they_read():
+    net, x = nn.Sequential(nn.GELU(), nn.LayerNorm(5)), leaf(5, 6)
+    expected = net((x * 2).transpose(0, 1)).tolist()
+    with av.no_grad():
+        y = net((x * 2).transpose(0, 1))
+        graph, _ = recorder().recorded.build()
+        assert y.tolist() == expected
+    calls = [node for node in graph.nodes if isinstance(node, Call)]
+    notes = [call.note for call in calls]
+    first = notes.index("GELU")
+    assert calls[first - 1].primitive is ops.transpose
+    assert set(notes[:first]) == {""}
+    assert set(notes[first:]) == {"GELU", "LayerNorm"}
 
 
 def test_a_view_of_what_was_written_meanwhile_moves_the_new_value():

@@ -301,7 +301,8 @@ def test_a_training_step_with_the_loss_read_first(inplace):
 
 
 def test_layers_in_a_row_keep_less_than_their_masks():
-    loss = small_net()(av.rand(6, 1, 12, 12)).sum()
+    net = small_net()
+    loss = net(av.rand(6, 1, 12, 12)).sum()
     (history,) = [one for one in loss.grad_fn.inputs if one is not None]
 
     def kept_bytes():
