@@ -19,8 +19,9 @@ from avalon.errors import TraceError
 from avalon.graph.graph import Graph
 from avalon.graph.interpret import from_storage
 from avalon.graph.node import Input, Node
-from avalon.replay.recording import Outcome, Recording, Template
+from avalon.replay.recording import Recording
 from avalon.replay.step import CompiledStep, as_tensors
+from avalon.replay.templates import Outcome, Template
 from avalon.runtime.buffer import Buffer
 from avalon.tracing import execute
 

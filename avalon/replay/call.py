@@ -16,8 +16,9 @@ from avalon import dtype as dtypes
 from avalon.random import Counter
 from avalon.rebinding import rebindings
 from avalon.replay.guards import Guards
-from avalon.replay.recording import Origin, Outcome, Recording, Template, build, rebuild
+from avalon.replay.recording import Origin, Recording
 from avalon.replay.stretch import Stretch
+from avalon.replay.templates import Outcome, Template, build, rebuild
 from avalon.tensor.cell import Cell
 from avalon.tensor.core import Tensor
 from avalon.tracing.history import History

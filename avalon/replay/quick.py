@@ -21,18 +21,10 @@ import numpy as np
 from avalon.random import injecting
 from avalon.rebinding import rebindings
 from avalon.replay import series
-from avalon.replay.recording import (
-    Origin,
-    Outcome,
-    Reachable,
-    Template,
-    build,
-    evaluate,
-    rebuild,
-    templates,
-)
+from avalon.replay.recording import Origin, evaluate
 from avalon.replay.results import Fresh
 from avalon.replay.series import Column
+from avalon.replay.templates import Outcome, Reachable, Template, build, rebuild, templates
 from avalon.replay.watch import Watch, same_argument
 from avalon.runtime import interrupts
 from avalon.runtime.bound import Bound

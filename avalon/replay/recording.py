@@ -13,7 +13,7 @@ rebound, `.grad` set or cleared, tensors put in fields, and the result.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from avalon.rebinding import rebindings
 from avalon.replay.retired import Old, put_back, retire, spare_memory
 from avalon.replay.snapshot import Change, Snapshot, missing
 from avalon.replay.stretch import Edge, Stretch, root_of, stretch_of
+from avalon.replay.templates import Outcome, Reachable, Template, gradient_outputs, templates
 from avalon.runtime import interrupts
 from avalon.runtime.buffer import Buffer
 from avalon.shape import Shape
@@ -49,24 +50,6 @@ class Origin(NamedTuple):
     kind: str
     place: int
     value: Any
-
-
-class Outcome(NamedTuple):
-    """What a cell holds after the step: "output" (`place`: position in the graph), "start" (what
-    tensor number `place` held at the start) or "host" (`value`).
-    """
-
-    kind: str
-    place: int
-    value: Any
-
-
-class Template(NamedTuple):
-    """A tensor that the step left behind: its class, its fields, and the number of its cell."""
-
-    type: type[Tensor]
-    fields: dict[str, Any]
-    cell: int
 
 
 class _Before(NamedTuple):
@@ -478,53 +461,6 @@ def kind_of(tensor: Tensor) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-class Reachable(NamedTuple):
-    """In a result: the reachable tensor of this number."""
-
-    place: int
-
-
-def build(template: Template, made: Sequence[Any], tensors: Sequence[Tensor]) -> Tensor:
-    """A tensor like the template, on a cell that the step made, or on that of a tensor."""
-    kind, fields, number = template
-    built = object.__new__(kind)
-    if kind is Tensor and len(fields) == 2:  # stored one by one, they need no dict of their own
-        built.shape = fields["shape"]
-        built.dtype = fields["dtype"]
-    else:
-        built.__dict__.update(fields)
-    built._cell = tensors[number]._cell if number >= 0 else made[-1 - number]
-    return built
-
-
-Builder = Callable[[Template, Sequence[Any], Sequence[Tensor]], Tensor]
-
-
-def rebuild(
-    result: Any, made: Sequence[Any], tensors: Sequence[Tensor], build: Builder = build
-) -> Any:
-    """A step's result with the tensors that `build` makes in place of templates."""
-    if isinstance(result, Template):
-        return build(result, made, tensors)
-    if isinstance(result, Reachable):
-        return tensors[result.place]
-    if isinstance(result, (list, tuple)):
-        items = [rebuild(item, made, tensors, build) for item in result]
-        return type(result)(*items) if hasattr(result, "_fields") else type(result)(items)
-    if isinstance(result, dict):
-        return {key: rebuild(item, made, tensors, build) for key, item in result.items()}
-    return result
-
-
-def templates(result: Any) -> Iterator[Template | Reachable]:
-    """The tensors of a described result."""
-    if isinstance(result, (Template, Reachable)):
-        yield result
-    elif isinstance(result, (list, tuple, dict)):
-        for item in result.values() if isinstance(result, dict) else result:
-            yield from templates(item)
-
-
 def with_gradients(tensors: list[Tensor]) -> tuple[list[Tensor], list[int]]:
     """The tensors, followed by the gradients that some of them have; and whose each of those is."""
     owners = [index for index, tensor in enumerate(tensors) if tensor._grad is not None]
@@ -535,19 +471,6 @@ def aliases(tensors: Sequence[Tensor]) -> list[int]:
     """For each tensor, the first one that shares its cell."""
     first: dict[int, int] = {}
     return [first.setdefault(id(tensor._cell), index) for index, tensor in enumerate(tensors)]
-
-
-def gradient_outputs(
-    gradients: Sequence[tuple[int, Template | None]], made: Sequence[Outcome]
-) -> dict[int, int]:
-    """The output that becomes the gradient of a tensor, by the tensor's number."""
-    found: dict[int, int] = {}
-    for owner, template in gradients:
-        if template is not None and template.cell < 0:
-            outcome = made[-1 - template.cell]
-            if outcome.kind == "output":
-                found[owner] = outcome.place
-    return found
 
 
 def replaces_gradients(recording: Recording) -> bool:

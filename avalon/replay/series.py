@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avalon.random import Generator
-from avalon.replay.recording import Template, templates
+from avalon.replay.templates import Template, templates
 from avalon.runtime.buffer import Buffer
 
 Column = NDArray[np.uint64]

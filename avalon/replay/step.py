@@ -26,20 +26,17 @@ from avalon.replay.guards import Guards, surroundings
 from avalon.replay.quick import Quick, quick_way
 from avalon.replay.recording import (
     Origin,
-    Outcome,
     Recording,
     aliases,
-    build,
     evaluate,
-    gradient_outputs,
     kind_of,
-    rebuild,
     replaces_gradients,
     with_gradients,
 )
 from avalon.replay.retired import Old, put_back, retire, spare_memory
 from avalon.replay.series import Column
 from avalon.replay.snapshot import Changed, missing
+from avalon.replay.templates import Outcome, build, gradient_outputs, rebuild
 from avalon.runtime import interrupts
 from avalon.tensor.cell import Cell
 from avalon.tensor.core import Tensor

@@ -461,7 +461,7 @@ def test_every_rebinding_counts():
     known = {
         # fresh objects, or a value that the caller counts
         "tensor/writes.py:_put", "tensor/writes.py:_write_history", "tensor/cell.py:__init__",
-        "tensor/core.py:before_write", "tensor/core.py:_view", "replay/recording.py:build",
+        "tensor/core.py:before_write", "tensor/core.py:_view", "replay/templates.py:build",
         "replay/quick.py:run", "replay/step.py:_release", "replay/step.py:run",
         "tensor/core.py:_make", "tensor/core.py:_make_subclass", "tensor/core.py:_alias",
         "tensor/core.py:apply", "tensor/creation.py:from_numpy", "tensor/interchange.py:deepcopy",
