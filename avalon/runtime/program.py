@@ -109,7 +109,14 @@ class Program:
             TypeError: for a number in a buffer's place, or the reverse.
         """
         frame, _arena, outputs = self._lay_out(inputs, donated, spare)
-        return self._completed(frame, self.launch(frame), inputs, outputs)
+        failed = self.launch(frame)
+        try:
+            return self._completed(frame, failed, inputs, outputs)
+        except BaseException as interruption:  # what was donated is written over: no way back
+            if failed:
+                raise
+            interrupts.late.append(interruption)
+            return self._completed(frame, failed, inputs, outputs)
 
     def begin(
         self, inputs: Sequence[Buffer | float], donated: Collection[int] = ()
@@ -243,15 +250,16 @@ class Program:
             interrupts.raise_late()
         cost = self._nanoseconds  # of a lone thread
         started = perf_counter_ns()
+        gain = 0.0
         if not self._gain(frame, started - self._ended < threads.CLOSE_NANOSECONDS):
             failed = self._run_alone(frame, cost > threads.RELEASE_NANOSECONDS)
-            self._ended = perf_counter_ns()
-            elapsed = self._ended - started
         else:
             failed, gain = self._run_shared(frame, cost)
+        try:
             self._ended = perf_counter_ns()
-            elapsed = int((self._ended - started) / (1 - gain))
-        self._note_time(elapsed)
+            self._note_time(int((self._ended - started) / (1 - gain)))
+        except BaseException as interruption:  # the run has ended
+            interrupts.late.append(interruption)
         return failed
 
     def launch_series(self, frame: Frame, series: Series) -> int:
@@ -356,7 +364,10 @@ class Program:
         except BaseException as interruption:
             status = self.interrupted(frame, interruption, address)
         finally:
-            workers.lock.release()
+            try:
+                workers.lock.release()
+            except BaseException as interruption:  # of a handler that ran as the call returned
+                interrupts.late.append(interruption)
         return status, frame.gain
 
     def _run_alone(self, frame: Frame, release: bool) -> int:

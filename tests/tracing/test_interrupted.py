@@ -28,7 +28,7 @@ def work(found, rounds=2):
         x.tolist()
 
 
-def interrupted_at(place):
+def interrupted_at(place, work=work):
     """Do the work with an interrupt where Python, as the `place`-th time, would run a handler: a
     function of the recorder begins, or something that it called returned. Whether it got there.
     """
@@ -76,3 +76,54 @@ def test_what_was_recorded_keeps_its_value_wherever_ctrl_c_comes(leaving, monkey
         place += step
     av.synchronize()
     assert place > 500  # it went on to the end
+
+
+def test_a_write_in_place_happens_once_wherever_ctrl_c_comes():
+    place, reached = 1, True
+    while reached:
+        cell, done = av.zeros(8), []
+        cell.tolist()
+        reached, _ = interrupted_at(place, lambda _, cell=cell, done=done: add(cell, done))
+        values = set(cell.tolist())
+        assert len(values) == 1, place
+        assert values.pop() in (len(done), len(done) + 1), place
+        place += 1
+    assert place > 50  # it went on to the end
+
+
+def add(cell, done):
+    """Add one to all elements, in the memory where they lie, thrice."""
+    for _ in range(3):
+        with av.no_grad():
+            cell += 1.0
+        done.append(True)
+        av.synchronize()
+
+
+def test_an_update_by_an_optimizer_is_whole_wherever_ctrl_c_comes():
+    def trained():
+        av.manual_seed(0)
+        layer = av.nn.Linear(4, 2)
+        optimizer = av.optim.SGD(layer.parameters(), lr=0.1)
+        optimizer.zero_grad()
+        (layer(av.ones(3, 4)) ** 2).sum().backward()
+        before = layer.weight.detach().numpy().copy()
+        return layer, optimizer, before
+
+    for _ in range(3):  # the last time, with programs that were built
+        layer, optimizer, before = trained()
+        optimizer.step()
+        after = layer.weight.detach().numpy().copy()
+    place, reached = 1, True
+    while reached:
+        layer, optimizer, _ = trained()
+
+        def update(_, layer=layer, optimizer=optimizer):
+            optimizer.step()
+            layer.weight.tolist()
+
+        reached, _ = interrupted_at(place, update)
+        weight = layer.weight.detach().numpy()
+        assert np.array_equal(weight, before) or np.array_equal(weight, after), place
+        place += 3
+    assert place > 50  # it went on to the end
