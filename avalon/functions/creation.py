@@ -82,7 +82,8 @@ def full(
 ) -> Tensor:  # fmt: skip
     """`fill_value` in every element; the dtype is that of the value unless given."""
     shape = _shape("full", (size,))
-    value = as_tensor(fill_value)
+    wide = dtype is not None and isinstance(fill_value, float)  # rounded once, to `dtype`
+    value = as_tensor(fill_value, dtype=dtypes.float64 if wide else None)
     if value.ndim:
         raise ShapeError(f"[full] fill_value must be a number, got shape {tuple(value.shape)}")
     made = broadcast(value if dtype is None else cast(value, dtype), shape)

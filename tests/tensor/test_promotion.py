@@ -141,3 +141,12 @@ def test_an_exponent_that_varies_is_no_structure():
     x = av.tensor([2.0, 3.0])
     found = [(x**exponent).tolist() for exponent in (4, 5, 6.5)]
     assert found[1] == [32.0, 243.0]
+
+
+@pytest.mark.parametrize("dtype", [av.float64, av.float32, av.bfloat16, av.int32], ids=repr)
+@pytest.mark.parametrize("value", [0.3, -1.7, 16777217.0])
+def test_a_number_that_fills_is_rounded_once(value, dtype):
+    expected = av.tensor(value, dtype=av.float64).to(dtype).item()
+    assert av.full((2,), value, dtype=dtype).tolist() == [expected] * 2
+    assert av.full_like(av.zeros(2, dtype=dtype), value).tolist() == [expected] * 2
+    assert av.zeros(2, dtype=dtype).new_full((1,), value).tolist() == [expected]
