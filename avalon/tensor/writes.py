@@ -17,7 +17,7 @@ import numpy as np
 
 from avalon import dtype as dtypes, ops
 from avalon.dtype import DType, category
-from avalon.errors import AutogradError, DTypeError, ShapeError
+from avalon.errors import AutogradError, DTypeError, ShapeError, TraceError
 from avalon.rebinding import rebindings
 from avalon.shape import broadcast_shapes
 from avalon.tensor import operators
@@ -28,7 +28,7 @@ from avalon.tensor.layout import is_dense
 from avalon.tensor.operators import broadcast_to, cast_to, is_operand, result_type
 from avalon.tracing.history import History
 from avalon.tracing.modes import modes, no_grad
-from avalon.tracing.values import Value, record, recorder
+from avalon.tracing.values import Value, record, recorder, user_line
 
 
 def check_in_place(x: Tensor, differentiable: bool) -> None:
@@ -115,6 +115,14 @@ def write(x: Tensor, new: Tensor, edge: History | None) -> Tensor:
         recorder().updated = True
     memory = cell.foreign() if cell.memory is not None else None
     if memory is not None:
+        if modes.replay is not None:
+            line = user_line()
+            raise TraceError(
+                "[compile] the step writes a tensor whose memory a NumPy array shares, which has "
+                "to see it at once, though a compiled step runs as one program at its end. Keep a "
+                "copy of it, `x.numpy().copy()`, or drop the array before the step."
+                + (f" Written at {line[0]}:{line[1]}." if line else "")
+            )
         np.copyto(memory.window(x.shape, x.stride(), x._offset), value.host())
     elif x.numel() and (edge is None or not _is_joint(x)):
         _put(x, _through(x, value))

@@ -10,7 +10,7 @@ import pytest
 import avalon as av
 import avalon.nn.functional as F
 from avalon import nn
-from avalon.errors import IndexOutOfRange
+from avalon.errors import IndexOutOfRange, TraceError
 from avalon.rebinding import rebindings
 
 # Fields that a short way does not look at again while the count of rebindings stays.
@@ -134,6 +134,19 @@ def test_what_numpy_wrote_is_read():
     del view
     model.bias.data.zero_()
     assert step(x).item() == 0.0
+
+
+def test_a_write_to_memory_that_numpy_shares_is_named():
+    mean = av.zeros(3)
+    view = mean.numpy()
+    step = av.compile(lambda x: mean.add_(x).sum())
+    with pytest.raises(TraceError, match=r"memory a NumPy array shares.*numpy\(\).copy\(\)"):
+        for _ in range(3):
+            step(av.ones(3))
+    assert view.tolist() == mean.tolist()
+    del view
+    before = mean.tolist()[0]
+    assert [step(av.ones(3)).item() for _ in range(4)] == [3 * (before + n) for n in range(1, 5)]
 
 
 def test_results_are_left_alone_by_later_calls():
