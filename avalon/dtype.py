@@ -95,6 +95,17 @@ def by_name(name: str) -> DType:
     return _BY_NAME[name]
 
 
+def checked(dtype: Any) -> DType:
+    """The type itself.
+
+    Raises:
+        TypeError: it is something else, such as a name or a NumPy dtype.
+    """
+    if not isinstance(dtype, DType):
+        raise TypeError(f"[dtype] expected a type such as avalon.float32, got {dtype!r}")
+    return dtype
+
+
 def from_numpy(dtype: Any) -> DType:
     """Return the type of a NumPy dtype.
 

@@ -43,7 +43,7 @@ def _shape(operation: str, sizes: Sequence[Any]) -> Shape:
 
 
 def _filled(value: Any, shape: Shape, dtype: DType, device: Where, requires_grad: bool) -> Tensor:
-    made = constant_tensor(value, shape, dtype, device)
+    made = constant_tensor(value, shape, dtypes.checked(dtype), device)
     return made.requires_grad_() if requires_grad else made
 
 

@@ -76,6 +76,8 @@ def number_for(number: Any, dtype: DType) -> Any:
 
 def _array_of(data: Any, dtype: DType | None) -> tuple[NDArray[Any], DType]:
     """Data as an array in storage form, and its dtype."""
+    if dtype is not None:
+        dtypes.checked(dtype)
     if isinstance(data, (np.ndarray, np.generic)):
         array = np.asarray(data)
         found = dtypes.from_numpy(array.dtype)

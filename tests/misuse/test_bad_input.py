@@ -236,3 +236,10 @@ def test_a_cache_folder_that_cannot_be_used_harms_nothing(tmp_path, state):
     )
     assert done.stdout == "9.0\n", done.stderr
     assert done.stderr.count("Set AVALON_CACHE to a folder of yours with free space") == 1
+
+
+@pytest.mark.parametrize("given", ["float32", np.float32, float])
+def test_a_dtype_that_is_none_is_refused(given):
+    for make in (lambda: av.tensor([1.0], dtype=given), lambda: av.ones(2, dtype=given)):
+        with pytest.raises(TypeError, match=r"expected a type such as avalon\.float32, got"):
+            make()
