@@ -2,9 +2,9 @@
 
 Comes in: as for `contraction_window`. Goes out: `Stream`s whose rows are images at one position,
 or positions of one line, and the list of the steps that each position sees, or all of the line may.
-Guaranteed: the bits of the sums in which taps
-outside x are products with +0: those change nothing unless their weight is infinite or NaN, and a
-panel of weights that has such elements is summed with all its taps.
+Guaranteed: the bits of the sums in which taps outside x are products with +0: those change nothing
+unless their weight is infinite or NaN, and a panel of weights that has such elements is summed with
+all its taps.
 """
 
 from __future__ import annotations

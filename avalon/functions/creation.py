@@ -177,7 +177,7 @@ def arange(
     dtype = dtype or (dtypes.int64 if whole else get_default_dtype())
     count = -(-(end - start) // step) if whole else math.ceil((end - start) / step)
     position = iota((int(count),), 0)
-    wide = dtypes.int64 if dtype.is_integer else dtypes.float64
+    wide = dtypes.int64 if dtypes.checked(dtype).is_integer else dtypes.float64
     position = cast(position, wide)
     if whole and start == 0 and step == 1:
         made = cast(position, dtype)

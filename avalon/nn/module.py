@@ -470,7 +470,11 @@ class Module:
         return self
 
     def to(self, *arguments: Any, **named: Any) -> Self:
-        """Move to a device, or convert floats to a dtype: `to("cpu")`, `to(avalon.float64)`."""
+        """Move to a device, or convert floats to a dtype: `to("cpu")`, `to(avalon.float64)`.
+
+        Raises:
+            TypeError: an argument is neither, nor a tensor whose dtype and device are meant.
+        """
         dtype = named.get("dtype")
         device = named.get("device")
         for argument in arguments:
@@ -480,7 +484,11 @@ class Module:
                 dtype, device = argument.dtype, argument.device
             elif isinstance(argument, (str, Device)):
                 device = argument
-        if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
+            elif not isinstance(argument, bool) and argument is not None:  # a bool: non_blocking
+                dtypes.checked(argument)
+        if dtype is not None and not (
+            dtypes.checked(dtype).is_floating_point or dtype.is_complex
+        ):
             raise TypeError(f"[to] a module is converted to floating point dtypes, got {dtype!r}")
 
         def convert(tensor: Tensor) -> Tensor:

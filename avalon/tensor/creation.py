@@ -41,7 +41,7 @@ def set_default_dtype(dtype: DType) -> None:
         TypeError: `dtype` is not a floating point type.
     """
     global _default_dtype
-    if not dtype.is_floating_point:
+    if not dtypes.checked(dtype).is_floating_point:
         raise TypeError(
             f"[set_default_dtype] only floating-point types are supported as the default type, not "
             f"{dtype!r}"

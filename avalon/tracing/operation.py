@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
-from avalon.dtype import DType, several
+from avalon.dtype import DType, checked, several
 from avalon.graph.primitive import Movement, Primitive, lookup
 from avalon.shape import Shape
 from avalon.size import hint, is_open
@@ -160,6 +160,7 @@ def call_of(primitive: Primitive, operands: Sequence[Any], parameters: dict[str,
 
     Raises:
         ShapeError, DTypeError: the operands do not fit, by the primitive's rule.
+        TypeError: what was asked for is no dtype.
     """
     key: Any
     if len(operands) == 1:
@@ -179,7 +180,7 @@ def call_of(primitive: Primitive, operands: Sequence[Any], parameters: dict[str,
     if found is None:
         shape, dtype = primitive.infer(operands, parameters)
         count = len(operands)
-        step = Step(primitive, tuple(range(count)), parameters, shape, dtype)
+        step = Step(primitive, tuple(range(count)), parameters, shape, checked(dtype))
         found = _kept(key, Operation(primitive.name, count, [step], [count]))
     return found
 
@@ -205,7 +206,7 @@ def constant_of(value: Any, shape: Shape, dtype: DType) -> Operation:
     key = ("constant", _exactly(value), shape, dtype)
     found = _known.get(key)
     if found is None:
-        step = Step(None, (), {}, shape, dtype, value)
+        step = Step(None, (), {}, shape, checked(dtype), value)
         found = _kept(key, Operation("constant", 0, [step], [0]))
     return found
 

@@ -239,7 +239,21 @@ def test_a_cache_folder_that_cannot_be_used_harms_nothing(tmp_path, state):
 
 
 @pytest.mark.parametrize("given", ["float32", np.float32, float])
-def test_a_dtype_that_is_none_is_refused(given):
-    for make in (lambda: av.tensor([1.0], dtype=given), lambda: av.ones(2, dtype=given)):
+@pytest.mark.parametrize("make", [
+    lambda given: av.tensor([1.0], dtype=given), lambda given: av.ones(2, dtype=given),
+    lambda given: av.full((2,), 1.0, dtype=given), lambda given: av.eye(2, dtype=given),
+    lambda given: av.randn(2, dtype=given), lambda given: av.arange(3, dtype=given),
+    lambda given: av.ones(2).to(dtype=given), lambda given: av.ones(2).type(given),
+    lambda given: av.ones(2).sum(dtype=given), av.set_default_dtype,
+    lambda given: av.nn.Linear(2, 3, dtype=given), lambda given: av.nn.Linear(2, 3).type(given),
+])  # fmt: skip
+def test_a_dtype_that_is_none_is_refused(make, given):
+    with pytest.raises(TypeError, match=r"expected a type such as avalon\.float32, got"):
+        make(given)
+
+
+def test_a_module_is_not_converted_to_what_is_neither_device_nor_dtype():
+    for given in (np.float32, float, 3):
         with pytest.raises(TypeError, match=r"expected a type such as avalon\.float32, got"):
-            make()
+            av.nn.Linear(2, 3).to(given)
+    assert av.nn.Linear(2, 3).to("cpu", av.float64, True).weight.dtype is av.float64
