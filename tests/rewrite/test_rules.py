@@ -246,7 +246,9 @@ def test_masks_keep_every_bit_of_every_float(name, dtype):
         given = [from_storage(to_storage(x, dtype), dtype) for x in values(dtype)[:2]]
     given.append(np.arange(9) % 2 == 0)
     (original,) = interpret(graph, given)
-    assert simplified(graph)[name] >= 1
+    others = {rule.name for rule in rewrite.RULES} - {name}
+    assert simplified(graph, disabled=others)[name] >= 1
+    rewrite.remove_dead_code(wanted)
     assert graph.signature() == wanted.signature()
     (found,) = interpret(graph, given)
     assert found.tobytes() == original.tobytes()
